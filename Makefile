@@ -1,0 +1,93 @@
+# Everything a person does with this repository. Needs make and Python 3.11 or newer, nothing else.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run test check fix bench generate requirements speech-data clean
+
+BIN := .venv/bin
+ARGS ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SPEECH := usr/share/pocketsphinx/test/data/librivox
+COMPILE := uv pip compile pyproject.toml --extra embedded --extra speech --universal \
+  --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: .venv/.run-stamp ## run everything on this machine; ARGS= go to `taskfold up`
+	@exec $(BIN)/taskfold up $(ARGS)
+
+test: .venv/.dev-stamp speech-data ## run the tests; ARGS= go to pytest
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.dev-stamp ## check format, lint, types, import contracts, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m schemas.generate --check
+
+fix: .venv/.dev-stamp ## format the code and mend what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.dev-stamp ## measure speed; ARGS= go to the benchmarks
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+generate: .venv/.dev-stamp ## write the schemas and diagrams that are derived from code
+	$(BIN)/python -m schemas.generate
+
+requirements: ## lock the requirements anew (needs uv)
+	$(COMPILE) --group dev -o requirements/dev.txt
+	$(COMPILE) --group build --constraint requirements/dev.txt -o requirements/run.txt
+
+clean: ## remove what was made here, except ./data
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The virtual environment. A stamp is newer than the requirements that are installed.
+
+.venv/.run-stamp: requirements/run.txt
+	$(call install,run)
+
+.venv/.dev-stamp: requirements/dev.txt
+	$(call install,dev)
+	@touch .venv/.run-stamp
+
+define install
+@$(call make-venv)
+@echo "installing requirements/$(1).txt into .venv; the first time takes about a minute"
+@$(PIP) install --require-hashes -r requirements/$(1).txt
+@$(PIP) install --no-build-isolation --no-deps --editable .
+@touch .venv/.$(1)-stamp
+endef
+
+# PYTHON=… chooses the interpreter; else the first of these that is new enough.
+PYTHON ?=
+define make-venv
+if ! $(BIN)/python -c 'import pip' 2>/dev/null; then \
+  for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
+    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+    python=; \
+  done; \
+  if [ -z "$$python" ]; then \
+    echo "taskfold needs Python 3.11 or newer; found: $$($(or $(PYTHON),python3) --version 2>&1)." \
+      "Name one with PYTHON=…" >&2; exit 1; \
+  fi; \
+  echo "making .venv with $$python, $$("$$python" --version)"; \
+  "$$python" -m venv .venv || { \
+    echo "this Python has no venv; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+    rm -rf .venv; exit 1; }; \
+fi
+endef
+
+# Read speech for the tests, with its text: installed, or unpacked here from the Debian package.
+speech-data:
+	@if [ -d /$(SPEECH) ] || [ -d .cache/speech/$(SPEECH) ]; then exit 0; fi; \
+	mkdir -p .cache/speech && cd .cache/speech; \
+	if command -v apt-get >/dev/null && apt-get -qq download pocketsphinx-testdata 2>apt.log \
+	  && dpkg-deb -x pocketsphinx-testdata_*.deb .; then \
+	  echo "recorded speech for the tests is in .cache/speech"; \
+	else \
+	  echo "no recorded speech (Debian package pocketsphinx-testdata): its tests will be skipped"; \
+	fi

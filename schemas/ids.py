@@ -1,0 +1,50 @@
+"""Names of things: task ids, backend ids, model slugs. One rule: an id is checked where it comes in."""
+
+import hashlib
+import re
+from typing import NewType
+
+from schemas.errors import Code, RejectedError
+
+TaskId = NewType("TaskId", str)
+BackendId = NewType("BackendId", str)
+ArtifactId = NewType("ArtifactId", str)
+EventId = NewType("EventId", str)
+
+ANY_MODEL = "any"
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_UNSAFE = re.compile(r"[^a-z0-9_]+")
+_ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+
+def parse_task_id(text: str, member: str = "task_id") -> TaskId:
+    """Accept a canonical lower-case UUID; anything else is RejectedError(invalid_id)."""
+    if not _UUID.fullmatch(text):
+        raise RejectedError(
+            Code.INVALID_ID,
+            f"{member} is a UUID in lower case, as 0199d4e8-7c1a-7000-8000-0123456789ab",
+            member=member,
+        )
+    return TaskId(text)
+
+
+def parse_artifact_id(text: str) -> ArtifactId | None:
+    """Accept what could be an artifact's name; None for anything that never is one."""
+    return ArtifactId(text) if _ARTIFACT.fullmatch(text) else None
+
+
+def derived_task_id(tenant: str, key: str) -> TaskId:
+    """Give the one id that a tenant's Idempotency-Key stands for: a UUID of version 8 (RFC 9562)."""
+    digest = hashlib.sha256(f"{len(tenant)}:{tenant}:{key}".encode()).hexdigest()
+    variant = "89ab"[int(digest[16], 16) & 3]
+    return TaskId(f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}")
+
+
+def slug(model: str) -> str:
+    """Spell a model's name as one token of a subject: ``Qwen/Qwen-Image`` → ``qwen-qwen-image``."""
+    return _UNSAFE.sub("-", model.lower()).strip("-") or ANY_MODEL
+
+
+def artifact_id(task_id: TaskId, attempt: int, number: int) -> ArtifactId:
+    return ArtifactId(f"{task_id}-{attempt}-{number}")

@@ -1,0 +1,146 @@
+"""The read model: every table and query, written by the projector, read by the api.
+
+The one rule: no SQL stands anywhere else. ``tasks.number`` is the sequence of a task's first event, so that
+order of submission is order of the primary key. Times are text as the API shows them.
+"""
+
+from typing import Final
+
+SCHEMA_VERSION: Final = 1
+
+TABLES: Final = """
+CREATE TABLE checkpoint (
+    one      INTEGER PRIMARY KEY CHECK (one = 1),
+    sequence INTEGER NOT NULL,
+    stream   TEXT NOT NULL,
+    schema   INTEGER NOT NULL,
+    ignored  INTEGER NOT NULL
+) STRICT;
+CREATE TABLE tasks (
+    number      INTEGER PRIMARY KEY,
+    task_id     TEXT NOT NULL UNIQUE,
+    kind        TEXT NOT NULL,
+    status      TEXT NOT NULL,
+    tenant      TEXT NOT NULL,
+    address     TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    due_at      TEXT,
+    sequence    INTEGER NOT NULL,
+    doc         BLOB NOT NULL,
+    state       BLOB
+) STRICT;
+CREATE INDEX tasks_by_status ON tasks (status, number);
+CREATE INDEX tasks_by_kind ON tasks (kind, number);
+CREATE INDEX tasks_by_kind_and_status ON tasks (kind, status, number);
+CREATE INDEX tasks_due ON tasks (due_at) WHERE due_at IS NOT NULL;
+CREATE TABLE events (
+    sequence INTEGER PRIMARY KEY,
+    task_id  TEXT NOT NULL,
+    type     TEXT NOT NULL,
+    wire     BLOB NOT NULL
+) STRICT;
+CREATE INDEX events_by_task ON events (task_id, sequence);
+CREATE TABLE progress (
+    task_id  TEXT PRIMARY KEY,
+    revision INTEGER NOT NULL UNIQUE,
+    attempt  INTEGER NOT NULL,
+    wire     BLOB NOT NULL,
+    doc      BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE counts (
+    kind   TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    status TEXT NOT NULL,
+    n      INTEGER NOT NULL,
+    PRIMARY KEY (kind, tenant, status)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE lane_depths (
+    lane    TEXT PRIMARY KEY,
+    n       INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+# The projector's side.
+INIT_CHECKPOINT: Final = "INSERT INTO checkpoint VALUES (1, ?, ?, ?, 0)"
+GET_CHECKPOINT: Final = "SELECT sequence, stream, schema FROM checkpoint WHERE one = 1"
+SET_CHECKPOINT: Final = (
+    "UPDATE checkpoint SET sequence = ?, ignored = ignored + ? WHERE one = 1 AND sequence <= ?"
+)
+GET_STATE: Final = "SELECT number, status, sequence, state FROM tasks WHERE task_id = ?"
+# `sequence` makes the write safe twice: an event that was applied already changes nothing.
+UPSERT_TASK: Final = """
+INSERT INTO tasks
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (task_id) DO UPDATE SET
+    status = excluded.status,
+    tenant = excluded.tenant,
+    fingerprint = excluded.fingerprint,
+    due_at = excluded.due_at,
+    sequence = excluded.sequence,
+    doc = excluded.doc,
+    state = excluded.state
+WHERE excluded.sequence > tasks.sequence
+"""
+INSERT_EVENT: Final = "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?)"
+ADD_COUNT: Final = """
+INSERT INTO counts VALUES (?, ?, ?, ?)
+ON CONFLICT (kind, tenant, status) DO UPDATE SET n = n + excluded.n
+"""
+ADD_LANE_DEPTH: Final = """
+INSERT INTO lane_depths VALUES (?, ?)
+ON CONFLICT (lane) DO UPDATE SET n = n + excluded.n
+"""
+# Progress that arrives after the end, or of an earlier attempt, touches nothing.
+UPSERT_PROGRESS: Final = """
+INSERT INTO progress
+SELECT ?, ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM tasks WHERE task_id = ?1 AND status = 'RUNNING')
+ON CONFLICT (task_id) DO UPDATE SET
+    revision = excluded.revision,
+    attempt = excluded.attempt,
+    wire = excluded.wire,
+    doc = excluded.doc
+WHERE excluded.revision > progress.revision AND excluded.attempt >= progress.attempt
+"""
+DELETE_PROGRESS: Final = "DELETE FROM progress WHERE task_id = ?"
+
+# The api's side. The row of tenant '*' counts them all. Reads by primary key, each well under a millisecond.
+GET_TASK: Final = """
+SELECT t.status, t.sequence, t.doc, p.revision, p.doc
+FROM tasks t LEFT JOIN progress p ON p.task_id = t.task_id
+WHERE t.task_id = ?
+"""
+GET_ADDRESS: Final = "SELECT address, fingerprint, status FROM tasks WHERE task_id = ?"
+APPLIED_SEQUENCE: Final = "SELECT sequence FROM checkpoint WHERE one = 1"
+ADMISSION: Final = """
+SELECT (SELECT sequence FROM checkpoint WHERE one = 1),
+       (SELECT coalesce(sum(n), 0) FROM counts
+        WHERE kind = ? AND tenant = '*' AND status IN ('SCHEDULED', 'QUEUED', 'RETRYING'))
+"""
+LANE_DEPTH: Final = "SELECT coalesce((SELECT n FROM lane_depths WHERE lane = ?), 0)"
+OVERDUE: Final = """
+SELECT task_id, address FROM tasks WHERE due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?
+"""
+EVENTS_AFTER: Final = """
+SELECT sequence, task_id, type, wire FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?
+"""
+EVENTS_BETWEEN: Final = """
+SELECT sequence, task_id, type, wire FROM events
+WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?
+"""
+EVENTS_OF_TASK: Final = """
+SELECT sequence, task_id, type, wire FROM events
+WHERE task_id = ? AND sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?
+"""
+PROGRESS_AFTER: Final = """
+SELECT revision, task_id, wire FROM progress WHERE revision > ? ORDER BY revision LIMIT ?
+"""
+LAST_PROGRESS: Final = "SELECT coalesce(max(revision), 0) FROM progress"
+
+_LIST_COLUMNS: Final = "t.number, t.doc, p.doc FROM tasks t LEFT JOIN progress p ON p.task_id = t.task_id"
+
+
+def list_tasks(*, kind: bool, status: bool) -> str:
+    """Give the query for a page of tasks, newest first: parameters kind?, status?, before, limit."""
+    wheres = [name for name, used in (("t.kind = ?", kind), ("t.status = ?", status)) if used]
+    where = " AND ".join([*wheres, "t.number < ?"])
+    return f"SELECT {_LIST_COLUMNS} WHERE {where} ORDER BY t.number DESC LIMIT ?"

@@ -1,0 +1,115 @@
+"""A GPU instance as the registry (bucket BACKENDS) knows it.
+
+The one rule: ``wanted`` and what is configured is what people say; ``learned_*`` is what probes saw.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Final
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from schemas.errors import Code, RejectedError
+from schemas.ids import BackendId, slug
+from schemas.requests import Kind
+
+
+class Protocol(StrEnum):
+    SDCPP = "sdcpp"
+    OPENAI_IMAGES = "openai_images"
+    OPENAI_STT = "openai_stt"
+
+
+KIND_OF: Final = {
+    Protocol.SDCPP: Kind.IMAGE,
+    Protocol.OPENAI_IMAGES: Kind.IMAGE,
+    Protocol.OPENAI_STT: Kind.SPEECH,
+}
+
+
+class Wanted(StrEnum):
+    ON = "on"
+    DRAINING = "draining"
+    OFF = "off"
+
+
+class Source(StrEnum):
+    CONFIG = "config"
+    API = "api"
+    ANNOUNCED = "announced"
+
+
+class Backend(Struct, frozen=True, kw_only=True):
+    """One GPU instance behind one url. ``models`` empty: what the instance itself says."""
+
+    name: BackendId
+    url: str
+    kind: Kind
+    protocol: Protocol | None = None
+    models: tuple[str, ...] = ()
+    slots: Annotated[int, Meta(ge=1, le=64)] = 1
+    weight: Annotated[float, Meta(gt=0)] = 1.0
+    wanted: Wanted = Wanted.ON
+    source: Source = Source.CONFIG
+    api_key: str | None = None
+    disconnect_cancels: bool = False
+    learned_protocol: Protocol | None = None
+    learned_models: tuple[str, ...] = ()
+
+    @property
+    def speaks(self) -> Protocol | None:
+        """The protocol as configured, else as recognised, None before the first probe."""
+        return self.protocol or self.learned_protocol
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        return self.models or self.learned_models
+
+    @property
+    def model_slugs(self) -> frozenset[str]:
+        return frozenset(slug(model) for model in self.model_names)
+
+    def model_named(self, model_slug: str) -> str | None:
+        """Give the instance's own spelling of a model, None when it has no such model."""
+        return next((model for model in self.model_names if slug(model) == model_slug), None)
+
+
+encode: Final = msgspec.json.Encoder().encode
+decode: Final = msgspec.json.Decoder(Backend).decode
+
+_OPTIONS: Final = ("slots", "models", "weight", "api_key", "disconnect_cancels")
+
+
+def from_url(name: BackendId, url: str, kind: Kind) -> Backend:
+    """Read ``[protocol+]http://host:port[/path][?slots=2&models=a,b]``.
+
+    Raises RejectedError that names the variable or setting, ``name``, and what is allowed.
+    """
+    parts = urlsplit(url)
+    scheme, _, transport = parts.scheme.rpartition("+")
+    if transport not in ("http", "https") or not parts.hostname:
+        raise RejectedError(
+            Code.OUT_OF_RANGE, f"{name}: an address like http://host:port, not {url!r}", member=name
+        )
+    options = dict(parse_qsl(parts.query))
+    if unknown := sorted(set(options) - set(_OPTIONS)):
+        raise RejectedError(
+            Code.UNKNOWN_MEMBER,
+            f"{name}: unknown option {unknown[0]!r} in {url!r}; allowed are {', '.join(_OPTIONS)}",
+            member=name,
+        )
+    bare = urlunsplit((transport, parts.netloc, parts.path.rstrip("/"), "", ""))
+    models = tuple(m for m in options.pop("models", "").split(",") if m)
+    raw = {"name": name, "url": bare, "kind": kind, "models": models, **options}
+    if scheme:
+        raw["protocol"] = scheme
+    try:
+        backend = msgspec.convert(raw, Backend, strict=False)
+    except msgspec.ValidationError as error:
+        raise RejectedError(Code.OUT_OF_RANGE, f"{name}: {error} in {url!r}", member=name) from error
+    if backend.protocol and KIND_OF[backend.protocol] is not kind:
+        raise RejectedError(
+            Code.OUT_OF_RANGE, f"{name}: {backend.protocol} does not serve {kind}, in {url!r}", member=name
+        )
+    return backend

@@ -1,0 +1,169 @@
+"""The command line: ``taskfold``, or ``python -m services``.
+
+The one rule: a process is imported only by its own command, so that none pays for another.
+"""
+
+import asyncio
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from services import process
+from services.settings import Settings, masked, sources
+
+_DEFAULT_FILE = Path("taskfold.toml")
+
+
+def _remember(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        context.meta["config"] = value
+
+
+_config = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    expose_value=False,
+    callback=_remember,
+    help="Read settings from this TOML file; else from $TASKFOLD_CONFIG, else from ./taskfold.toml.",
+)
+
+
+def _file() -> Path | None:
+    """Give the settings file: that of the command line, of the environment, of this folder, or none."""
+    named: Path | None = click.get_current_context().meta.get("config")
+    if named is None and (variable := os.environ.get("TASKFOLD_CONFIG")):
+        named = Path(variable)
+    return named or (_DEFAULT_FILE if _DEFAULT_FILE.exists() else None)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="taskfold")
+@_config
+def main() -> None:
+    """Taskfold queues work for your GPUs, runs it, and tells its story as events."""
+
+
+@main.command()
+@_config
+def up() -> None:
+    """Run everything on this machine, with simulated GPUs for a kind that has no url."""
+    from services.up.main import serve  # noqa: PLC0415 - see the rule
+
+    config = _file()
+    process.run("up", functools.partial(serve, config=config), process.effective_settings(config))
+
+
+@main.command()
+@_config
+def init() -> None:
+    """Make the NATS server ready: streams, buckets and the registry of GPUs."""
+    from services.init.main import serve  # noqa: PLC0415 - see the rule
+
+    process.run("init", serve, process.effective_settings(_file()))
+
+
+@main.command()
+@_config
+def api() -> None:
+    """Run the HTTP api, which accepts tasks and tells what became of them."""
+    from services.api.main import serve  # noqa: PLC0415 - see the rule
+
+    process.run("api", serve, process.effective_settings(_file()))
+
+
+@main.command()
+@_config
+def projector() -> None:
+    """Run the projector, which folds events into the read model."""
+    from services.projector.main import serve  # noqa: PLC0415 - see the rule
+
+    process.run("projector", serve, process.effective_settings(_file()))
+
+
+@main.command()
+@_config
+def dispatcher() -> None:
+    """Run a dispatcher, which gives waiting tasks to free GPUs; any number may run."""
+    from services.dispatcher.main import serve  # noqa: PLC0415 - see the rule
+
+    process.run("dispatcher", serve, process.effective_settings(_file()))
+
+
+@main.command()
+@_config
+@click.argument("profile", type=click.Choice(["sdcpp", "openai", "whisper"]))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Listen on this address.")
+@click.option("--port", type=int, default=0, show_default=True, help="Listen here; 0 takes a free port.")
+@click.option("--model", "models", multiple=True, help="Show this model; may be given several times.")
+@click.option(
+    "--step-ms", type=float, default=40.0, show_default=True, help="Mean time of a step at 512x512."
+)
+@click.option("--sigma", type=float, default=0.15, show_default=True, help="Spread of the step times.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Start of everything drawn by lot.")
+@click.option(
+    "--startup-s", type=float, default=0.0, show_default=True, help="Be away for so long at first."
+)
+@click.option(
+    "--fail-rate", type=float, default=0.0, show_default=True, help="Let this share of jobs fail."
+)
+@click.option("--api-key", help="Refuse requests without this key.")
+def gpusim(**flags: Any) -> None:  # Any: as click gives them; Options says what they must be
+    """Run a simulated GPU server that speaks the protocol of a real one."""
+    from services.gpusim.main import serve  # noqa: PLC0415 - see the rule
+    from services.gpusim.model import Options  # noqa: PLC0415 - see the rule
+
+    try:
+        options = msgspec.convert(flags, Options)
+    except msgspec.ValidationError as error:
+        raise click.UsageError(str(error)) from None
+
+    async def simulate(_: Settings, stop: asyncio.Event) -> None:
+        try:
+            async with process.background(serve(options, lambda url: click.echo(f"listens on {url}"))):
+                await stop.wait()
+        except* OSError as errors:
+            reason = errors.exceptions[0]
+            raise process.StartError(
+                f"cannot listen on {options.host} port {options.port}: {reason}"
+            ) from None
+
+    process.run("gpusim", simulate, process.effective_settings(_file()))
+
+
+@main.command()
+@_config
+def config() -> None:
+    """Show every effective setting, where it comes from and what it means."""
+    file = _file()
+    settings = process.effective_settings(file)
+    origin = sources(os.environ, file)
+    rows = [
+        (
+            field.name,
+            masked(_shown(getattr(settings, field.name))),
+            origin[field.name],
+            _meaning(field.type),
+        )
+        for field in msgspec.structs.fields(Settings)
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo("  ".join([*cells, row[3]]).rstrip())
+
+
+def _shown(value: Any) -> str:  # Any: whatever a setting can be
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _meaning(annotation: Any) -> str:  # Any: a type as it is written
+    notes = getattr(annotation, "__metadata__", ())
+    return next((note.description for note in notes if getattr(note, "description", None)), "")
+
+
+if __name__ == "__main__":
+    main()

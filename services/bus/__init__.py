@@ -1,0 +1,1 @@
+"""The only package that speaks NATS: a connection, and what Taskfold does over it, one concept a file."""

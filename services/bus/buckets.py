@@ -1,0 +1,75 @@
+"""Key-value buckets: read, compare and set, watch.
+
+The one rule: every write names the revision it replaces.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from msgspec import Struct
+
+from schemas.envelope import EXPECTED_SEQUENCE
+from services.bus.connection import ApiError, Bus
+from services.bus.follow import Follower
+from services.bus.stored import from_direct_get
+from services.bus.tasklog import WRONG_LAST_SEQUENCE
+
+_OPERATION: Final = "KV-Operation"
+
+
+class Entry(Struct, frozen=True):
+    """``value`` None: there is no such key, or it was deleted at ``revision``."""
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+class Bucket:
+    def __init__(self, bus: Bus, name: str) -> None:
+        self._bus = bus
+        self._name = name
+        self._prefix = f"$KV.{name}."
+
+    async def get(self, key: str) -> Entry:
+        messages = await self._bus.gather(f"$JS.API.DIRECT.GET.KV_{self._name}", self._last(key))
+        if not messages:
+            return Entry(key, None, 0)
+        stored = from_direct_get(messages[0])
+        return Entry(key, None if _OPERATION in stored.headers else stored.body, stored.sequence)
+
+    def _last(self, key: str) -> bytes:
+        return b'{"multi_last":["%s%s"]}' % (self._prefix.encode(), key.encode())
+
+    async def replace(self, key: str, value: bytes, revision: int) -> int | None:
+        """Write if the key is still at ``revision`` (0: not there yet); None if it is not."""
+        headers = {EXPECTED_SEQUENCE: str(revision)}
+        try:
+            return await self._bus.publish(f"{self._prefix}{key}", value, headers)
+        except ApiError as error:
+            if error.code != WRONG_LAST_SEQUENCE:
+                raise
+            return None
+
+    def watch(self, name: str) -> "Watch":
+        """Follow every key: what is there now, then each change; ``name`` must be this process's own."""
+        return Watch(self._bus, self._name, name)
+
+
+class Watch:
+    """Gives entries as they change. ``follower.caught_up`` says when the first state is complete."""
+
+    def __init__(self, bus: Bus, bucket: str, name: str) -> None:
+        self._prefix = f"$KV.{bucket}."
+        self.follower = Follower(bus, f"KV_{bucket}", f"{self._prefix}>", name)
+
+    async def entries(self) -> AsyncIterator[list[Entry]]:
+        async for batch in self.follower.batches():
+            yield [
+                Entry(
+                    stored.subject.removeprefix(self._prefix),
+                    None if _OPERATION in stored.headers else stored.body,
+                    stored.sequence,
+                )
+                for stored in batch
+            ]

@@ -1,0 +1,98 @@
+"""Streams and consumers on the server: made when they lack, compared when they are there.
+
+The one rule: everything here may run any number of times, from any number of processes at once.
+"""
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from schemas.subjects import TASKS, Lane, lane_of_filter
+from services.bus.connection import ApiError, Bus
+
+STREAM_NOT_FOUND: Final = 10059
+STREAM_NAME_TAKEN: Final = 10058
+CONSUMER_EXISTS: Final = frozenset({10148, 10105, 10013})
+CONSUMER_NOT_FOUND: Final = 10014
+
+
+class StreamInfo(Struct, frozen=True):
+    """``created`` is the stream's identity: another value is another stream."""
+
+    created: str
+    first: int
+    last: int
+
+
+async def ensure_stream(bus: Bus, wanted: dict[str, Any]) -> str | None:
+    """Create a stream, or change what differs; give one line on what was done, None for nothing."""
+    name = wanted["name"]
+    try:
+        info = await bus.api(f"STREAM.INFO.{name}")
+    except ApiError as error:
+        if error.code != STREAM_NOT_FOUND:
+            raise
+        try:
+            await bus.api(f"STREAM.CREATE.{name}", wanted)
+        except ApiError as taken:
+            if taken.code != STREAM_NAME_TAKEN:
+                raise
+            return await ensure_stream(bus, wanted)
+        return f"created {name}"
+    config: dict[str, Any] = info["config"]
+    differs = sorted(key for key, value in wanted.items() if config.get(key, _unset(value)) != value)
+    if not differs:
+        return None
+    await bus.api(f"STREAM.UPDATE.{name}", {**config, **wanted})
+    return f"changed {name}: {', '.join(differs)}"
+
+
+def _unset(value: Any) -> Any:  # Any: JSON
+    """Say what a member that the server left out is equal to: the zero value of its type."""
+    return type(value)()
+
+
+async def stream_info(bus: Bus, name: str) -> StreamInfo:
+    info = await bus.api(f"STREAM.INFO.{name}")
+    state = info["state"]
+    return StreamInfo(info["created"], state["first_seq"], state["last_seq"])
+
+
+async def storage_share(bus: Bus) -> float:
+    """Give the used share of the account's file storage, 0 to 1; 0 where it has no limit."""
+    info = await bus.api("INFO")
+    limit = info["limits"]["max_storage"]
+    return float(info["storage"]) / limit if limit > 0 else 0.0
+
+
+async def ensure_lane(bus: Bus, lane: Lane) -> None:
+    """Create a lane's consumer; that it exists already is as good."""
+    body = {"stream_name": TASKS, "config": lane.consumer, "action": "create"}
+    try:
+        await bus.api(f"CONSUMER.CREATE.{TASKS}.{lane.name}.{lane.filter}", body)
+    except ApiError as error:
+        if error.code not in CONSUMER_EXISTS:
+            raise
+
+
+class Depth(Struct, frozen=True):
+    """``waiting``: tickets nobody has pulled. ``given``: pulled and not acked, redeliverable or not."""
+
+    waiting: int
+    given: int
+
+
+async def lane_depths(bus: Bus) -> dict[Lane, Depth]:
+    """Read every lane's depth; one request for 256 of them."""
+    depths: dict[Lane, Depth] = {}
+    offset, total = 0, 1
+    while offset < total:
+        page = await bus.api(f"CONSUMER.LIST.{TASKS}", {"offset": offset})
+        consumers: list[dict[str, Any]] = page["consumers"] or []
+        for info in consumers:
+            lane = lane_of_filter(info["config"].get("filter_subject", ""))
+            if lane is not None:
+                depths[lane] = Depth(info["num_pending"], info["num_ack_pending"])
+        total = page["total"]
+        offset += len(consumers) or total
+    return depths

@@ -1,0 +1,1 @@
+"""The dispatcher: matches free slots with waiting tickets, calls the GPUs, appends what happened."""

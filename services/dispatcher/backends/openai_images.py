@@ -1,0 +1,104 @@
+"""Servers with OpenAI's image generation: vLLM-Omni, SGLang, LocalAI and their like.
+
+The one rule: nothing is left to a default of the server, and nothing in a prompt is a command to it.
+"""
+
+import asyncio
+import re
+from typing import Final
+
+import aiohttp
+from msgspec import Struct
+
+from schemas.registry import Backend
+from schemas.requests import ImageRequest
+from services.dispatcher.backends import images, openai_health
+from services.dispatcher.backends.base import Failed, Finished, Health, Job
+from services.dispatcher.backends.classify import (
+    OK,
+    Broken,
+    bad_answer,
+    decoded,
+    no_success,
+    wrong_kind,
+)
+from services.dispatcher.backends.http import Endpoint
+from services.dispatcher.backends.oneshot import OneShot
+
+GENERATIONS: Final = "/v1/images/generations"
+FETCH_TIMEOUT_S: Final = 60.0
+
+_SD_CPP_TAG: Final = re.compile(r"<(\s*/?\s*sd_cpp_extra_args\s*)>", re.IGNORECASE)
+
+
+class _Picture(Struct, frozen=True):
+    b64_json: str | None = None
+    url: str | None = None
+
+
+class _Answer(Struct, frozen=True):
+    data: tuple[_Picture, ...]
+
+
+class OpenaiImagesAdapter:
+    """See the module."""
+
+    def __init__(self, session: aiohttp.ClientSession, backend: Backend) -> None:
+        self._endpoint = Endpoint(session, backend)
+        self._disconnect_cancels = backend.disconnect_cancels
+
+    def call(self, job: Job) -> OneShot:
+        return OneShot(lambda: self._attempt(job), disconnect_cancels=self._disconnect_cancels)
+
+    async def probe(self, timeout_s: float) -> Health:
+        return await openai_health.probe(self._endpoint, timeout_s)
+
+    async def idle(self, remote_id: str | None) -> bool | None:  # noqa: ARG002 - the port's; none is ever given out
+        return await openai_health.idle(self._endpoint)
+
+    async def _attempt(self, job: Job) -> Finished | Failed:
+        request = job.request
+        if not isinstance(request, ImageRequest):
+            return wrong_kind()
+        answer = await self._endpoint.post(GENERATIONS, body(request, job.model))
+        if isinstance(answer, Broken) or answer.status != OK:
+            return no_success(answer)
+        found = await asyncio.to_thread(decoded, answer.body, _Answer)
+        if found is None:
+            return bad_answer("the answer is no list of images")
+        pictures = await self._collected(found)
+        if isinstance(pictures, Failed):
+            return pictures
+        return await asyncio.to_thread(images.finished, pictures, request.seed)
+
+    async def _collected(self, answer: _Answer) -> list[str | bytes] | Failed:
+        """Take the pictures from the answer, or from where it says that they are."""
+        pictures: list[str | bytes] = []
+        for picture in answer.data:
+            if picture.b64_json:
+                pictures.append(picture.b64_json)
+            elif picture.url:
+                fetched = await self._endpoint.fetch(picture.url, FETCH_TIMEOUT_S)
+                if isinstance(fetched, Broken) or fetched.status != OK:
+                    return no_success(fetched)
+                pictures.append(fetched.body)
+        return pictures
+
+
+def body(request: ImageRequest, model: str | None) -> dict[str, object]:
+    """Write the request. These servers know no sampler; guidance is what Qwen-Image calls true CFG."""
+    wanted: dict[str, object] = {
+        "prompt": _SD_CPP_TAG.sub(r"(\1)", request.prompt),
+        "n": request.n,
+        "size": f"{request.width}x{request.height}",
+        "response_format": "b64_json",
+        "seed": request.seed,
+        "num_inference_steps": request.steps,
+    }
+    if model is not None:
+        wanted["model"] = model
+    if request.negative_prompt:
+        wanted["negative_prompt"] = request.negative_prompt
+    if request.guidance is not None:
+        wanted["true_cfg_scale"] = request.guidance
+    return wanted

@@ -1,0 +1,1 @@
+"""The one-shot process that makes streams, buckets and registry what the settings say."""
