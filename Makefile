@@ -67,11 +67,11 @@ PYTHON ?=
 define make-venv
 if ! $(BIN)/python -c 'import pip' 2>/dev/null; then \
   for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
-    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && break; \
     python=; \
   done; \
   if [ -z "$$python" ]; then \
-    echo "taskfold needs Python 3.11 or newer; found: $$($(or $(PYTHON),python3) --version 2>&1)." \
+    echo "taskfold needs Python 3.11 or newer; found: $$($(or $(PYTHON),python3) --version 2>&1 | head -n 1)." \
       "Name one with PYTHON=…" >&2; exit 1; \
   fi; \
   echo "making .venv with $$python, $$("$$python" --version)"; \

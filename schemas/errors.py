@@ -42,6 +42,7 @@ class Code(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     NOT_FINISHED = "not_finished"
     NO_RESULT = "no_result"
+    NO_SUCH_ARTIFACT = "no_such_artifact"
     EXPIRED_ARTIFACT = "expired_artifact"
     RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
     NATS_AWAY = "nats_away"

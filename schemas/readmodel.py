@@ -27,7 +27,7 @@ CREATE TABLE tasks (
     due_at      TEXT,
     sequence    INTEGER NOT NULL,
     doc         BLOB NOT NULL,
-    state       BLOB
+    state       BLOB NOT NULL
 ) STRICT;
 CREATE INDEX tasks_by_status ON tasks (status, number);
 CREATE INDEX tasks_by_kind ON tasks (kind, number);
@@ -66,7 +66,7 @@ GET_CHECKPOINT: Final = "SELECT sequence, stream, schema FROM checkpoint WHERE o
 SET_CHECKPOINT: Final = (
     "UPDATE checkpoint SET sequence = ?, ignored = ignored + ? WHERE one = 1 AND sequence <= ?"
 )
-GET_STATE: Final = "SELECT number, status, sequence, state FROM tasks WHERE task_id = ?"
+GET_STATE: Final = "SELECT number, address, state FROM tasks WHERE task_id = ?"
 # `sequence` makes the write safe twice: an event that was applied already changes nothing.
 UPSERT_TASK: Final = """
 INSERT INTO tasks
@@ -103,12 +103,13 @@ WHERE excluded.revision > progress.revision AND excluded.attempt >= progress.att
 """
 DELETE_PROGRESS: Final = "DELETE FROM progress WHERE task_id = ?"
 
-# The api's side. The row of tenant '*' counts them all. Reads by primary key, each well under a millisecond.
+# The api's side, each read well under a millisecond. The row of tenant '*' counts every tenant's.
 GET_TASK: Final = """
 SELECT t.status, t.sequence, t.doc, p.revision, p.doc
 FROM tasks t LEFT JOIN progress p ON p.task_id = t.task_id
 WHERE t.task_id = ?
 """
+TASK_STATUS: Final = "SELECT status, sequence FROM tasks WHERE task_id = ?"
 GET_ADDRESS: Final = "SELECT address, fingerprint, status FROM tasks WHERE task_id = ?"
 APPLIED_SEQUENCE: Final = "SELECT sequence FROM checkpoint WHERE one = 1"
 ADMISSION: Final = """
@@ -134,6 +135,7 @@ WHERE task_id = ? AND sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?
 PROGRESS_AFTER: Final = """
 SELECT revision, task_id, wire FROM progress WHERE revision > ? ORDER BY revision LIMIT ?
 """
+PROGRESS_OF_TASK: Final = "SELECT revision, wire FROM progress WHERE task_id = ?"
 LAST_PROGRESS: Final = "SELECT coalesce(max(revision), 0) FROM progress"
 
 _LIST_COLUMNS: Final = "t.number, t.doc, p.doc FROM tasks t LEFT JOIN progress p ON p.task_id = t.task_id"

@@ -29,9 +29,12 @@ KIND_OF: Final = {
 
 
 class Wanted(StrEnum):
+    """GONE: was configured, and is no more."""
+
     ON = "on"
     DRAINING = "draining"
     OFF = "off"
+    GONE = "gone"
 
 
 class Source(StrEnum):
@@ -86,8 +89,10 @@ def from_url(name: BackendId, url: str, kind: Kind) -> Backend:
 
     Raises RejectedError that names the variable or setting, ``name``, and what is allowed.
     """
-    parts = urlsplit(url)
-    scheme, _, transport = parts.scheme.rpartition("+")
+    # A scheme may not have the underscore that a protocol has, so that is taken off first.
+    protocol, _, rest = url.rpartition("+") if "+" in url.partition("://")[0] else ("", "", url)
+    parts = urlsplit(rest)
+    transport = parts.scheme
     if transport not in ("http", "https") or not parts.hostname:
         raise RejectedError(
             Code.OUT_OF_RANGE, f"{name}: an address like http://host:port, not {url!r}", member=name
@@ -102,8 +107,8 @@ def from_url(name: BackendId, url: str, kind: Kind) -> Backend:
     bare = urlunsplit((transport, parts.netloc, parts.path.rstrip("/"), "", ""))
     models = tuple(m for m in options.pop("models", "").split(",") if m)
     raw = {"name": name, "url": bare, "kind": kind, "models": models, **options}
-    if scheme:
-        raw["protocol"] = scheme
+    if protocol:
+        raw["protocol"] = protocol
     try:
         backend = msgspec.convert(raw, Backend, strict=False)
     except msgspec.ValidationError as error:

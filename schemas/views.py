@@ -105,10 +105,23 @@ class WireEvent(Struct, frozen=True):
     data: Raw
 
 
+class ProgressView(Struct, frozen=True):
+    """How far the running attempt is; ``estimated`` where the backend does not say."""
+
+    attempt: int
+    fraction: float
+    step: int | None
+    steps: int | None
+    estimated: bool
+    preview_url: str | None = None
+
+
 class WireProgress(Struct, frozen=True):
+    """The data of an SSE frame ``task.progress``, which has no sequence."""
+
     type: str
     task_id: TaskId
-    data: Progress
+    data: Raw
 
 
 class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -148,6 +161,7 @@ HTTP_STATUS: Final[dict[Code, int]] = {
     Code.METHOD_NOT_ALLOWED: 405,
     Code.NOT_FINISHED: 409,
     Code.NO_RESULT: 409,
+    Code.NO_SUCH_ARTIFACT: 404,
     Code.EXPIRED_ARTIFACT: 410,
     Code.RANGE_NOT_SATISFIABLE: 416,
     Code.NATS_AWAY: 503,
@@ -221,9 +235,9 @@ def encoded(task: Task, address: Address) -> bytes:
     return _encode(document(task, address))
 
 
-def spliced(stored: bytes, progress: bytes | None) -> bytes:
+def spliced(stored: bytes, shown: bytes | None) -> bytes:
     """Complete a stored document with what changes without an event of its task."""
-    return b'{"progress":%b,"queue":null,%b' % (progress or b"null", stored[1:])
+    return b'{"progress":%b,"queue":null,%b' % (shown or b"null", stored[1:])
 
 
 def wire_event(recorded: Recorded) -> bytes:
@@ -242,8 +256,13 @@ def wire_event(recorded: Recorded) -> bytes:
     )
 
 
-def wire_progress(task_id: TaskId, progress: Progress) -> bytes:
-    return _encode(WireProgress("task.progress", task_id, progress))
+def progress(seen: Progress) -> bytes:
+    """Encode progress as the document shows it."""
+    return _encode(ProgressView(seen.attempt, seen.fraction, seen.step, seen.steps, seen.estimated))
+
+
+def wire_progress(task_id: TaskId, shown: bytes) -> bytes:
+    return _encode(WireProgress("task.progress", task_id, Raw(shown)))
 
 
 def _time(at: Instant | None) -> str | None:

@@ -51,46 +51,51 @@ def main() -> None:
 @_config
 def up() -> None:
     """Run everything on this machine, with simulated GPUs for a kind that has no url."""
+    config = _file()
+    settings = process.effective_settings(config)
     from services.up.main import serve  # noqa: PLC0415 - see the rule
 
-    config = _file()
-    process.run("up", functools.partial(serve, config=config), process.effective_settings(config))
+    process.run("up", functools.partial(serve, config=config), settings)
 
 
 @main.command()
 @_config
 def init() -> None:
     """Make the NATS server ready: streams, buckets and the registry of GPUs."""
+    settings = process.effective_settings(_file())
     from services.init.main import serve  # noqa: PLC0415 - see the rule
 
-    process.run("init", serve, process.effective_settings(_file()))
+    process.run("init", serve, settings)
 
 
 @main.command()
 @_config
 def api() -> None:
     """Run the HTTP api, which accepts tasks and tells what became of them."""
+    settings = process.effective_settings(_file())
     from services.api.main import serve  # noqa: PLC0415 - see the rule
 
-    process.run("api", serve, process.effective_settings(_file()))
+    process.run("api", serve, settings)
 
 
 @main.command()
 @_config
 def projector() -> None:
     """Run the projector, which folds events into the read model."""
+    settings = process.effective_settings(_file())
     from services.projector.main import serve  # noqa: PLC0415 - see the rule
 
-    process.run("projector", serve, process.effective_settings(_file()))
+    process.run("projector", serve, settings)
 
 
 @main.command()
 @_config
 def dispatcher() -> None:
     """Run a dispatcher, which gives waiting tasks to free GPUs; any number may run."""
+    settings = process.effective_settings(_file())
     from services.dispatcher.main import serve  # noqa: PLC0415 - see the rule
 
-    process.run("dispatcher", serve, process.effective_settings(_file()))
+    process.run("dispatcher", serve, settings)
 
 
 @main.command()

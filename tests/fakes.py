@@ -120,6 +120,8 @@ class FakeAdapter:
         return self.health
 
     async def idle(self, remote_id: str | None) -> bool | None:
+        if isinstance(self.health, Refused):
+            return True
         return None if remote_id is None else remote_id not in self._running
 
     def refusal(self, job: Job) -> Failed | None:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from schemas.envelope import EXPECTED_SEQUENCE
 from services.bus.connection import ApiError, Bus
 from services.bus.follow import Follower
-from services.bus.stored import from_direct_get
+from services.bus.stored import Stored, from_direct_get
 from services.bus.tasklog import WRONG_LAST_SEQUENCE
 
 _OPERATION: Final = "KV-Operation"
@@ -35,8 +35,12 @@ class Bucket:
         messages = await self._bus.gather(f"$JS.API.DIRECT.GET.KV_{self._name}", self._last(key))
         if not messages:
             return Entry(key, None, 0)
-        stored = from_direct_get(messages[0])
-        return Entry(key, None if _OPERATION in stored.headers else stored.body, stored.sequence)
+        return _entry(self._prefix, from_direct_get(messages[0]))
+
+    async def all(self) -> list[Entry]:
+        """Read every key; for small buckets, at most 1,024 keys."""
+        messages = await self._bus.gather(f"$JS.API.DIRECT.GET.KV_{self._name}", self._last(">"))
+        return [_entry(self._prefix, from_direct_get(message)) for message in messages]
 
     def _last(self, key: str) -> bytes:
         return b'{"multi_last":["%s%s"]}' % (self._prefix.encode(), key.encode())
@@ -65,11 +69,9 @@ class Watch:
 
     async def entries(self) -> AsyncIterator[list[Entry]]:
         async for batch in self.follower.batches():
-            yield [
-                Entry(
-                    stored.subject.removeprefix(self._prefix),
-                    None if _OPERATION in stored.headers else stored.body,
-                    stored.sequence,
-                )
-                for stored in batch
-            ]
+            yield [_entry(self._prefix, stored) for stored in batch]
+
+
+def _entry(prefix: str, stored: Stored) -> Entry:
+    value = None if _OPERATION in stored.headers else stored.body
+    return Entry(stored.subject.removeprefix(prefix), value, stored.sequence)

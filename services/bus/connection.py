@@ -59,9 +59,10 @@ class Bus:
         self._handlers: dict[str, Callable[[Msg], None]] = {}
         self._tokens = itertools.count()
         self._inbox = ""
+        self._closing = False
         self._on_reconnect: list[Callable[[], None]] = []
-        self.connected_since = 0.0
-        """When, on the loop's clock, the connection was last made."""
+        self.connected_since = float("inf")
+        """When, on the loop's clock, the connection was last made; infinity while it is away."""
 
     @property
     def connected(self) -> bool:
@@ -78,7 +79,9 @@ class Bus:
                 callback()
 
         async def disconnected() -> None:
-            log.warning("nats.disconnected")
+            self.connected_since = float("inf")
+            if not self._closing:
+                log.warning("nats.disconnected")
 
         async def failed(error: Exception) -> None:
             log.debug("nats.error", error=repr(error))
@@ -105,6 +108,7 @@ class Bus:
         """Send what is buffered and leave. Not ``drain``, which waits for pulls that never come back."""
         if self._nc is None:
             return
+        self._closing = True
         try:
             if self._nc.is_connected:
                 await self._nc.flush(timeout=2)

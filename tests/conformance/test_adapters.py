@@ -104,11 +104,8 @@ async def test_a_transcript_comes_in_the_format_asked_for(
 
 
 async def test_a_job_of_another_kind_is_refused_for_good(rig: Rig) -> None:
-    match rig.kind:
-        case Kind.IMAGE:
-            wrong = speech_job(rig.model, SpeechRequest(artifact="a-1"), content=b"RIFF")
-        case Kind.SPEECH:
-            wrong = image_job(rig.model)
+    speech = speech_job(rig.model, SpeechRequest(artifact="a-1"), content=b"RIFF")
+    wrong = speech if rig.kind is Kind.IMAGE else image_job(rig.model)
     ended = await failed(rig.adapter.call(wrong))
     assert (ended.error.error_class, ended.error.code) == (ErrorClass.PERMANENT, "wrong_kind")
 
@@ -132,14 +129,14 @@ async def test_a_call_that_is_stopped_while_it_runs_ends_when_the_gpu_is_free(ri
         await rig.release()
     stopped = ending.result()
     assert (stopped.error.error_class, stopped.error.code) == (ErrorClass.PERMANENT, "cancelled")
-    assert await finished(rig.adapter.call(job(rig)))
+    await finished(rig.adapter.call(job(rig)))
 
 
 async def test_stopping_a_call_that_has_ended_changes_nothing(rig: Rig) -> None:
     call = rig.adapter.call(job(rig))
-    assert await finished(call)
+    await finished(call)
     await call.stop()
-    assert await finished(rig.adapter.call(job(rig)))
+    await finished(rig.adapter.call(job(rig)))
 
 
 async def test_a_reader_that_is_cancelled_leaves_the_adapter_usable(rig: Rig) -> None:
@@ -150,7 +147,7 @@ async def test_a_reader_that_is_cancelled_leaves_the_adapter_usable(rig: Rig) ->
     with pytest.raises(asyncio.CancelledError):
         await reading
     await rig.release()
-    assert await finished(rig.adapter.call(job(rig)))
+    await finished(rig.adapter.call(job(rig)))
 
 
 async def test_a_backend_that_answers_is_ready_and_names_its_models(rig: Rig) -> None:
@@ -174,6 +171,11 @@ async def test_a_backend_that_is_not_there_is_refused_and_blamed_for_it(rig: Rig
 
 async def test_without_an_id_nobody_knows_whether_the_gpu_is_free(rig: Rig) -> None:
     assert await rig.adapter.idle(None) is None
+
+
+async def test_a_process_that_is_gone_holds_no_gpu(rig: Rig) -> None:
+    assert await rig.gone.idle(None) is True
+    assert await rig.gone.idle("job_0_0") is True
 
 
 async def test_an_id_tells_whether_its_job_still_holds_the_gpu(rig: Rig) -> None:

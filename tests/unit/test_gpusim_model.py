@@ -77,7 +77,7 @@ def test_drawn_seeds_are_positive_and_differ() -> None:
 
 
 def test_a_script_serves_as_many_jobs_as_it_counts_and_then_the_next_follows() -> None:
-    scripts = (Script(mode=Fault.OOM, count=2), Script(mode=Fault.BUSY))
+    scripts: tuple[Script, ...] = (Script(mode=Fault.OOM, count=2), Script(mode=Fault.BUSY))
     given_out = []
     for _ in range(4):
         fault, scripts = next_fault(scripts)

@@ -12,7 +12,10 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
-MEMBERS = "prompt negative_prompt width height seed batch_count sample_params n size output_format".split()
+MEMBERS = (
+    *("prompt", "negative_prompt", "width", "height", "seed", "batch_count"),
+    *("sample_params", "n", "size", "output_format"),
+)
 
 
 def refusal(body: bytes) -> tuple[int, dict[str, str]]:

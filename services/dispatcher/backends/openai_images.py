@@ -20,6 +20,7 @@ from services.dispatcher.backends.classify import (
     bad_answer,
     decoded,
     no_success,
+    said,
     wrong_kind,
 )
 from services.dispatcher.backends.http import Endpoint
@@ -65,7 +66,7 @@ class OpenaiImagesAdapter:
             return no_success(answer)
         found = await asyncio.to_thread(decoded, answer.body, _Answer)
         if found is None:
-            return bad_answer("the answer is no list of images")
+            return bad_answer(f"the answer is no list of images: {said(answer.body)}")
         pictures = await self._collected(found)
         if isinstance(pictures, Failed):
             return pictures

@@ -64,9 +64,10 @@ class SdcppAdapter:
         return Ready(models_listed(listed.body) if isinstance(listed, Reply) else ())
 
     async def idle(self, remote_id: str | None) -> bool | None:
-        if remote_id is None:
-            return None
-        return wire.idle(await self._endpoint.get(wire.job_path(remote_id), IDLE_TIMEOUT_S))
+        path = wire.CAPABILITIES if remote_id is None else wire.job_path(remote_id)
+        free = wire.idle(await self._endpoint.get(path, IDLE_TIMEOUT_S))
+        # Without an id, only a process that is gone tells anything.
+        return free or None if remote_id is None else free
 
 
 class SdcppCall:

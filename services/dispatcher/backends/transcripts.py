@@ -25,6 +25,9 @@ MEDIA_TYPES: Final = {
 }
 
 
+Json = dict[str, Any]  # Any: a JSON object of any shape; each member is checked where it is read
+
+
 class Word(Struct, frozen=True, kw_only=True):
     """Times in seconds from the start of the recording."""
 
@@ -124,21 +127,21 @@ def _cues(transcript: Transcript) -> tuple[Cue, ...]:
     return (Cue(start=0.0, end=transcript.duration or 0.0, text=transcript.text),)
 
 
-def _cue(segment: dict[str, Any]) -> Cue | None:
+def _cue(segment: Json) -> Cue | None:
     text, start, end = segment.get("text"), _seconds(segment.get("start")), _seconds(segment.get("end"))
     if not isinstance(text, str) or start is None:
         return None
     return Cue(start=start, end=max(start, end or 0.0), text=_clean(text))
 
 
-def _word(word: dict[str, Any]) -> Word | None:
+def _word(word: Json) -> Word | None:
     text, start, end = word.get("word"), _seconds(word.get("start")), _seconds(word.get("end"))
     if not isinstance(text, str) or start is None:
         return None
     return Word(word=text.strip(), start=start, end=max(start, end or 0.0))
 
 
-def _objects(value: object) -> list[dict[str, Any]]:
+def _objects(value: object) -> list[Json]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 

@@ -1,6 +1,7 @@
 """The job queue of an sd-server's native API: first in, first out, one worker.
 
-A finished job is kept for the retention time, then known as expired for a while, then forgotten.
+A finished job is kept for the retention time, then known as expired for a while, then forgotten. Unlike
+the real server's, its memory is bounded: instant jobs would fill it with pictures.
 """
 
 import asyncio
@@ -17,6 +18,9 @@ from services.gpusim.painting import batch, paint
 from services.gpusim.picture import Picture
 
 MAX_PENDING = 64
+MAX_FINISHED = 512
+"""Of more finished jobs than these, the oldest expire before their time."""
+MAX_EXPIRED = 4096
 EXPIRED_S = 60.0
 """An expired job is remembered as such for this long at least."""
 
@@ -68,6 +72,7 @@ class JobQueue:
 
     def add(self, work: Job, picture: Picture, count: int, image_format: str) -> NativeJob:
         """Queue an admitted job."""
+        self._purge()
         now = self._gpu.clock()
         job = NativeJob(
             id=f"job_{int(now):x}_{self._serial:08x}",
@@ -162,8 +167,14 @@ class JobQueue:
 
     def _purge(self) -> None:
         now, kept_s = self._gpu.clock(), self._gpu.options.retention_s
-        self._expired = {name: until for name, until in self._expired.items() if until > now}
-        for job in list(self._jobs.values()):
-            if job.completed is not None and now - job.completed >= kept_s:
+        finished = [(job, job.completed) for job in self._jobs.values() if job.completed is not None]
+        surplus = len(finished) - MAX_FINISHED
+        for index, (job, completed) in enumerate(finished):
+            if index < surplus or now - completed >= kept_s:
                 del self._jobs[job.id]
                 self._expired[job.id] = now + max(kept_s, EXPIRED_S)
+        while self._expired:
+            oldest = next(iter(self._expired))
+            if self._expired[oldest] > now and len(self._expired) <= MAX_EXPIRED:
+                break
+            del self._expired[oldest]

@@ -128,7 +128,8 @@ class Whisper:
         if transcript is None:
             return web.Response(body=GARBAGE, content_type="application/json")
         content_type, body = rendered(transcript, upload.form.response_format, task)
-        return web.Response(body=body, content_type=content_type)
+        charset = "utf-8" if content_type.startswith("text/") else None
+        return web.Response(body=body, content_type=content_type, charset=charset)
 
     async def _prepared(self, upload: _Upload) -> Callable[[], Transcript]:
         """Decode the audio, which takes no GPU, and give what is left to do."""

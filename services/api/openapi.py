@@ -1,0 +1,312 @@
+"""The description of the api, OpenAPI 3.1, as Litestar sees the routes and as these tables say the rest.
+
+The one rule: bodies, documents and codes come from the structs that check and make them. Handlers read
+raw bytes, so what Litestar cannot see of them stands here, beside the name of each operation.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from litestar import Litestar
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import OpenAPIConfig
+from litestar.routes import HTTPRoute
+from msgspec import Struct
+
+from schemas import views
+from schemas.errors import Code
+from schemas.intake import Common
+from schemas.requests import ImageRequest, Kind, SpeechRequest
+from schemas.task import Status
+from schemas.views import HTTP_STATUS
+
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
+Schema = Mapping[str, Any]  # Any: JSON Schema
+
+_OPERATION: Final = "operation"
+_TYPES: Final = (
+    ImageRequest,
+    SpeechRequest,
+    Common,
+    views.Document,
+    views.Accepted,
+    views.Cancelled,
+    views.WireEvent,
+    views.Problem,
+)
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+class Parameter(Struct, frozen=True):
+    """``place`` is query or header."""
+
+    name: str
+    place: str
+    description: str
+    schema: Schema = {"type": "string"}
+
+
+class Operation(Struct, frozen=True, kw_only=True):
+    """``bodies`` and ``content`` by media type; ``status`` is that of the answer that is hoped for."""
+
+    answer: str
+    status: int = 200
+    content: Mapping[str, Schema] = {}
+    bodies: Mapping[str, Schema] = {}
+    parameters: Sequence[Parameter] = ()
+    also: Mapping[int, str] = {}
+    codes: Sequence[Code] = ()
+
+
+def _opt(operation: Operation) -> dict[str, Operation]:
+    return {_OPERATION: operation}
+
+
+_KEY: Final = Parameter(
+    "Idempotency-Key", "header", "1 to 255 visible characters; the same key and body give the same task"
+)
+_PREFER: Final = Parameter("Prefer", "header", "`wait=n` waits up to n seconds, at most 60, for the end")
+_TRACE: Final = Parameter("traceparent", "header", "W3C trace context, kept with the task")
+_WAIT: Final = Parameter(
+    "wait",
+    "query",
+    "seconds to wait for the end, or with If-None-Match for a change",
+    {"type": "number", "minimum": 0, "maximum": 60},
+)
+_IF_NONE_MATCH: Final = Parameter("If-None-Match", "header", "an ETag; 304 while it is still the same")
+_LAST_EVENT_ID: Final = Parameter("Last-Event-ID", "header", "the sequence after which to go on")
+_LAST_EVENT: Final = Parameter(
+    "last_event_id",
+    "query",
+    "the same, for clients that cannot set a header",
+    {"type": "integer", "minimum": 0},
+)
+
+_CHECKS: Final = (
+    Code.MALFORMED,
+    Code.UNKNOWN_MEMBER,
+    Code.MISSING_MEMBER,
+    Code.WRONG_TYPE,
+    Code.OUT_OF_RANGE,
+    Code.CONFLICTING_MEMBERS,
+    Code.UNKNOWN_MODEL,
+    Code.UNSUPPORTED_MEDIA_TYPE,
+    Code.BODY_TOO_LARGE,
+    Code.QUEUE_FULL,
+    Code.STORAGE_FULL,
+    Code.NATS_AWAY,
+    Code.OUTCOME_UNKNOWN,
+)
+_KEYED: Final = (*_CHECKS, Code.IDEMPOTENCY_KEY_REUSED)
+_READ: Final = (
+    Code.INVALID_ID,
+    Code.UNKNOWN_TASK,
+    Code.UNKNOWN_MEMBER,
+    Code.NATS_AWAY,
+    Code.READ_MODEL_AWAY,
+)
+_ACCEPTED: Final = {JSON: _ref("Accepted")}
+_DOCUMENT: Final = {JSON: _ref("TaskDocument")}
+_SUBMIT: Final[dict[str, Any]] = {  # Any: members of Operation
+    "answer": "Accepted: the log has stored it",
+    "status": 202,
+    "content": _ACCEPTED,
+    "also": {200: "Finished within the time that Prefer gave: the task"},
+}
+_NESTED: Final = {
+    "allOf": [
+        _ref("Common"),
+        {
+            "type": "object",
+            "required": ["kind", "request"],
+            "properties": {
+                "kind": {"enum": list(Kind)},
+                "request": {"anyOf": [_ref("ImageRequest"), _ref("SpeechRequest")]},
+            },
+        },
+    ]
+}
+_FORM: Final = {
+    "type": "object",
+    "properties": {"file": {"type": "string", "format": "binary"}},
+    "description": "file or artifact, and the members of SpeechRequest and Common as fields",
+}
+
+IMAGE: Final = _opt(
+    Operation(
+        **_SUBMIT,
+        bodies={JSON: {"allOf": [_ref("ImageRequest"), _ref("Common")]}},
+        parameters=(_KEY, _PREFER, _TRACE),
+        codes=_KEYED,
+    )
+)
+SPEECH: Final = _opt(
+    Operation(
+        **_SUBMIT,
+        bodies={
+            "multipart/form-data": _FORM,
+            JSON: {"allOf": [_ref("SpeechRequest"), _ref("Common")]},
+        },
+        parameters=(_KEY, _PREFER, _TRACE),
+        codes=(*_KEYED, Code.UNSUPPORTED_AUDIO, Code.BROKEN_AUDIO, Code.UNKNOWN_ARTIFACT),
+    )
+)
+CREATE: Final = _opt(
+    Operation(
+        **_SUBMIT,
+        bodies={JSON: _NESTED},
+        parameters=(_KEY, _PREFER, _TRACE),
+        codes=(*_KEYED, Code.UNKNOWN_KIND, Code.UNKNOWN_ARTIFACT),
+    )
+)
+PUT: Final = _opt(
+    Operation(
+        **_SUBMIT,
+        bodies={JSON: _NESTED},
+        parameters=(_PREFER, _TRACE),
+        codes=(*_CHECKS, Code.INVALID_ID, Code.TASK_EXISTS, Code.UNKNOWN_KIND, Code.UNKNOWN_ARTIFACT),
+    )
+)
+TASK: Final = _opt(
+    Operation(
+        answer="The task",
+        content=_DOCUMENT,
+        parameters=(_WAIT, _IF_NONE_MATCH),
+        also={304: "Not changed"},
+        codes=_READ,
+    )
+)
+LIST: Final = _opt(
+    Operation(
+        answer="Tasks, newest first; with task_id the one task",
+        content={
+            JSON: {
+                "type": "object",
+                "properties": {
+                    "tasks": {"type": "array", "items": _ref("TaskDocument")},
+                    "next": {"type": ["string", "null"]},
+                },
+            }
+        },
+        parameters=(
+            Parameter("task_id", "query", "show this one task"),
+            Parameter("kind", "query", "only of this kind", {"enum": list(Kind)}),
+            Parameter(
+                "status",
+                "query",
+                "only in this status",
+                {"enum": [status.value for status in Status if status is not Status.ABSENT]},
+            ),
+            Parameter("limit", "query", "how many", {"type": "integer", "minimum": 1, "maximum": 200}),
+            Parameter("cursor", "query", "what `next` gave"),
+            _WAIT,
+        ),
+        codes=(*_READ, Code.WRONG_TYPE, Code.OUT_OF_RANGE),
+    )
+)
+RESULT: Final = _opt(
+    Operation(
+        answer="Where the result is",
+        status=303,
+        codes=(*_READ, Code.NOT_FINISHED, Code.NO_RESULT, Code.EXPIRED_ARTIFACT),
+    )
+)
+_CANCELLED: Final[dict[str, Any]] = {  # Any: members of Operation
+    "answer": "What became of it",
+    "content": {JSON: _ref("Cancelled")},
+    "bodies": {JSON: {"type": "object", "properties": {"reason": {"type": ["string", "null"]}}}},
+    "codes": (*_READ, Code.MALFORMED, Code.WRONG_TYPE, Code.OUTCOME_UNKNOWN),
+}
+CANCEL: Final = _opt(Operation(**_CANCELLED))
+DELETE: Final = _opt(Operation(**_CANCELLED))
+_EVENTS: Final[dict[str, Any]] = {  # Any: members of Operation
+    "answer": "A stream of events; the history as JSON where Accept prefers that",
+    "content": {
+        "text/event-stream": {"type": "string"},
+        JSON: {
+            "type": "object",
+            "properties": {
+                "events": {"type": "array", "items": _ref("WireEvent")},
+                "next": {"type": ["integer", "null"]},
+            },
+        },
+    },
+    "parameters": (_LAST_EVENT_ID, _LAST_EVENT),
+}
+TASK_EVENTS: Final = _opt(
+    Operation(**_EVENTS, also={204: "There is nothing after that event"}, codes=(*_READ, Code.OUT_OF_RANGE))
+)
+EVENTS: Final = _opt(
+    Operation(**_EVENTS, codes=(Code.UNKNOWN_MEMBER, Code.OUT_OF_RANGE, Code.READ_MODEL_AWAY))
+)
+ARTIFACT: Final = _opt(
+    Operation(
+        answer="The bytes",
+        content={"*/*": {"type": "string", "format": "binary"}},
+        parameters=(
+            Parameter("Range", "header", "one range of bytes"),
+            Parameter("If-Range", "header", "an ETag; the range only while it is still the same"),
+            _IF_NONE_MATCH,
+        ),
+        also={206: "The bytes of the range", 304: "Not changed"},
+        codes=(Code.NO_SUCH_ARTIFACT, Code.EXPIRED_ARTIFACT, Code.RANGE_NOT_SATISFIABLE, Code.NATS_AWAY),
+    )
+)
+
+
+def describe(handlers: Sequence[HTTPRouteHandler], version: str) -> bytes:
+    """Give the whole document, encoded."""
+    app = Litestar(list(handlers), openapi_config=OpenAPIConfig("Taskfold", version), logging_config=None)
+    document: dict[str, Any] = app.openapi_schema.to_schema()
+    _, components = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
+    components["TaskDocument"] = _shown(components["Document"])
+    document["components"] = {"schemas": components}
+    for route in app.routes:
+        if isinstance(route, HTTPRoute) and route.path_format in document["paths"]:
+            for handler in route.route_handlers:
+                for method in handler.http_methods:
+                    described = document["paths"][route.path_format].get(method.lower())
+                    if described is not None and _OPERATION in handler.opt:
+                        _complete(described, handler, handler.opt[_OPERATION])
+    return msgspec.json.encode(document)
+
+
+def _complete(described: dict[str, Any], handler: HTTPRouteHandler, operation: Operation) -> None:
+    """Put into Litestar's description what Litestar cannot see."""  # Any: JSON
+    described["summary"] = handler.fn.__doc__
+    described.setdefault("parameters", []).extend(
+        {"name": p.name, "in": p.place, "description": p.description, "schema": p.schema, "required": False}
+        for p in operation.parameters
+    )
+    if operation.bodies:
+        content = {media_type: {"schema": schema} for media_type, schema in operation.bodies.items()}
+        described["requestBody"] = {"content": content}
+    content = {media_type: {"schema": schema} for media_type, schema in operation.content.items()}
+    answers: dict[str, Any] = {str(operation.status): {"description": operation.answer, "content": content}}
+    for status, meaning in operation.also.items():
+        shown = {JSON: {"schema": _ref("TaskDocument")}} if status == 200 else {}  # noqa: PLR2004 - HTTP's OK
+        answers[str(status)] = {"description": meaning, "content": shown}
+    problems: dict[int, list[str]] = {}
+    for code in (*operation.codes, Code.INTERNAL):
+        problems.setdefault(HTTP_STATUS[code], []).append(code)
+    for problem_status, codes in sorted(problems.items()):
+        answers[str(problem_status)] = {
+            "description": f"Refused: {', '.join(codes)}",
+            "content": {PROBLEM: {"schema": _ref("Problem")}},
+        }
+    described["responses"] = answers
+
+
+def _shown(document: dict[str, Any]) -> dict[str, Any]:  # Any: JSON Schema
+    """Add the members that are put in front of a stored document."""
+    progress = {"anyOf": [{"type": "object"}, {"type": "null"}]}
+    return {
+        **document,
+        "title": "TaskDocument",
+        "properties": {"progress": progress, "queue": progress, **document["properties"]},
+    }

@@ -1,0 +1,114 @@
+"""Problem documents (RFC 9457): every refusal and every failure leaves the api through here.
+
+The one rule: a client learns a stable code and what to do, and nothing of our insides.
+"""
+
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+from litestar import Response
+from litestar.exceptions import HTTPException
+
+from schemas import views
+from schemas.errors import (
+    Code,
+    DisconnectedError,
+    OutcomeUnknownError,
+    RejectedError,
+    StorageFullError,
+    TaskfoldError,
+    UnavailableError,
+)
+from schemas.requests import MAX_REQUEST_BYTES
+from services.api.answer import Ask, encode
+from services.api.queries import ReadModelAwayError
+
+log = structlog.get_logger()
+
+MEDIA_TYPE: Final = "application/problem+json"
+_MIB: Final = 1024 * 1024
+RETRY_AFTER_S: Final = {
+    Code.NATS_AWAY: 2,
+    Code.OUTCOME_UNKNOWN: 2,
+    Code.READ_MODEL_AWAY: 2,
+    Code.QUEUE_FULL: 5,
+    Code.STORAGE_FULL: 60,
+    Code.SHUTTING_DOWN: 2,
+    Code.NOT_FINISHED: 1,
+}
+_OF_STATUS: Final = {
+    HTTPStatus.BAD_REQUEST: (Code.MALFORMED, "the request cannot be read"),
+    HTTPStatus.NOT_FOUND: (Code.UNKNOWN_ROUTE, "there is no such route; /schema lists them"),
+    HTTPStatus.METHOD_NOT_ALLOWED: (Code.METHOD_NOT_ALLOWED, "the route has no such method"),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (Code.BODY_TOO_LARGE, "the body is too large"),
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: (Code.UNSUPPORTED_MEDIA_TYPE, "the body has another media type"),
+}
+
+
+class ClientGoneError(TaskfoldError):
+    """The client left in the middle of its request; nobody reads the answer."""
+
+
+def answer(request: Ask, error: Exception) -> Response[bytes]:
+    """Turn whatever was raised into the answer."""
+    refusal, headers = refused(request, error)
+    if refusal.code in RETRY_AFTER_S:
+        headers["Retry-After"] = str(RETRY_AFTER_S[refusal.code])
+    if refusal.code is Code.RANGE_NOT_SATISFIABLE:
+        headers["Content-Range"] = f"bytes */{refusal.extra['size']}"
+    problem = views.problem(refusal)
+    return Response(encode(problem), status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def refused(request: Ask, error: Exception) -> tuple[RejectedError, dict[str, str]]:
+    """Give the refusal that an error amounts to, and headers that belong to it."""
+    match error:
+        case RejectedError():
+            return error, {}
+        case HTTPException():
+            return _litestars(request, error)
+        case ReadModelAwayError():
+            return RejectedError(Code.READ_MODEL_AWAY, "the read model is away and being rebuilt"), {}
+        case StorageFullError():
+            return storage_full(), {}
+        case OutcomeUnknownError():
+            return outcome_unknown(), {}
+        case DisconnectedError() | UnavailableError():
+            return RejectedError(Code.NATS_AWAY, "NATS does not answer; nothing was stored"), {}
+        case ClientGoneError():
+            return RejectedError(Code.MALFORMED, "the request ended too early"), {}
+        case _:
+            return _unexpected(request, error)
+
+
+def storage_full() -> RejectedError:
+    return RejectedError(Code.STORAGE_FULL, "the storage is full; nothing was stored")
+
+
+def outcome_unknown(**extra: Any) -> RejectedError:  # Any: see RejectedError
+    return RejectedError(
+        Code.OUTCOME_UNKNOWN, "NATS did not answer in time; it may be stored or not", **extra
+    )
+
+
+def _litestars(request: Ask, error: HTTPException) -> tuple[RejectedError, dict[str, str]]:
+    known = _OF_STATUS.get(HTTPStatus(error.status_code))
+    if known is None:
+        return _unexpected(request, error)
+    code, detail = known
+    if code is Code.BODY_TOO_LARGE:
+        return too_large(request), {}
+    return RejectedError(code, detail), error.headers or {}
+
+
+def too_large(request: Ask) -> RejectedError:
+    """Say how large a body may be where it came to."""
+    limit = request.route_handler.opt.get("max_upload_mib")
+    most = f"{limit} MiB" if limit else f"{MAX_REQUEST_BYTES} bytes"
+    return RejectedError(Code.BODY_TOO_LARGE, f"the body has at most {most}")
+
+
+def _unexpected(request: Ask, error: Exception) -> tuple[RejectedError, dict[str, str]]:
+    log.error("api.failed", method=request.method, path=request.scope["path"], exc_info=error)
+    return RejectedError(Code.INTERNAL, "something failed here that should not; it is in the log"), {}

@@ -1,0 +1,108 @@
+"""One task as it is now: from the read model, or from the stream where that has not got there yet.
+
+The one rule: nobody is shown less than this process has appended itself.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from schemas import readmodel, views
+from schemas.errors import Code, RejectedError, UnavailableError
+from schemas.ids import TaskId
+from schemas.task import FINAL, Status
+from services.api.hub import Hub
+from services.api.queries import ReadModel, ReadModelAwayError
+from services.api.recent import Recent
+from services.bus.tasklog import TaskLog
+
+_LOOK_AGAIN_S: Final = 1.0
+
+
+class Shown(NamedTuple):
+    """A task's document, and what of it changes: the event's sequence, the progress' revision."""
+
+    status: str
+    sequence: int
+    revision: int | None
+    body: bytes
+
+    @property
+    def etag(self) -> bytes:
+        if self.revision is None:
+            return b'"%d"' % self.sequence
+        return b'"%d-%d"' % (self.sequence, self.revision)
+
+    @property
+    def final(self) -> bool:
+        return self.status in FINAL
+
+
+class Reads:
+    def __init__(self, model: ReadModel, tasklog: TaskLog, hub: Hub, recent: Recent) -> None:
+        self._model = model
+        self._tasklog = tasklog
+        self._hub = hub
+        self._recent = recent
+
+    async def get(self, task_id: TaskId) -> Shown:
+        """Give the task as it is now.
+
+        RejectedError(unknown_task), or an UnavailableError where nothing that answers knows it.
+        """
+        away: ReadModelAwayError | None = None
+        shown = None
+        try:
+            shown = self._projected(task_id)
+        except ReadModelAwayError as error:
+            away = error
+        if shown is not None and shown.sequence >= self._recent.sequence(task_id):
+            return shown
+        try:
+            streamed = await self._streamed(task_id)
+        except UnavailableError:
+            if shown is None:
+                raise
+            return shown
+        found = streamed or shown
+        if found is None:
+            raise away or unknown_task(task_id)
+        return found
+
+    async def until(self, task_id: TaskId, enough: Callable[[Shown], bool], wait_s: float) -> Shown:
+        """Give the task once ``enough`` says so, or as it is when the time is over."""
+        loop = asyncio.get_running_loop()
+        end_at = loop.time() + wait_s
+        while True:
+            change = self._hub.expect(task_id)
+            try:
+                shown = await self.get(task_id)
+                left_s = end_at - loop.time()
+                if enough(shown) or left_s <= 0 or self._hub.closing:
+                    return shown
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left_s, _LOOK_AGAIN_S)):
+                        await change
+            finally:
+                self._hub.forget(task_id, change)
+
+    def _projected(self, task_id: TaskId) -> Shown | None:
+        row = self._model.row(readmodel.GET_TASK, task_id)
+        if row is None:
+            return None
+        status, sequence, document, revision, progress = row
+        return Shown(status, sequence, revision, views.spliced(document, progress))
+
+    async def _streamed(self, task_id: TaskId) -> Shown | None:
+        found = await self._tasklog.lookup(task_id)
+        task = found.task
+        if task.status is Status.ABSENT or found.address is None:
+            return None
+        return Shown(
+            task.status, task.sequence, None, views.spliced(views.encoded(task, found.address), None)
+        )
+
+
+def unknown_task(task_id: TaskId) -> RejectedError:
+    return RejectedError(Code.UNKNOWN_TASK, f"there is no task {task_id}", task_id=task_id)

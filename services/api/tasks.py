@@ -1,0 +1,171 @@
+"""Routes that show tasks and cancel them.
+
+The one rule: the document of a task is the same bytes wherever it is shown.
+"""
+
+import base64
+import binascii
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import HttpMethod, delete, post, route
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
+from litestar.types import ASGIApp
+from msgspec import Meta, Struct
+
+from schemas import intake, readmodel, views
+from schemas.errors import Code, RejectedError
+from schemas.ids import TaskId, parse_task_id
+from schemas.requests import Kind
+from schemas.task import Status
+from schemas.views import API
+from services.api import asking, openapi
+from services.api.answer import JSON, NO_CACHE, Answer, Ask, Headers, encode, headers_of
+from services.api.cancelling import Canceller
+from services.api.queries import ReadModel
+from services.api.reads import Reads, Shown
+
+DEFAULT_LIMIT: Final = 50
+MOST: Final = 200
+READ: Final = (HttpMethod.GET, HttpMethod.HEAD)
+BY_CLIENT: Final = "client"
+_RETRY_AFTER: Final = (b"retry-after", b"1")
+_NEWEST: Final = 2**63 - 1
+_STATUSES: Final = tuple(status.value for status in Status if status is not Status.ABSENT)
+
+
+class CancelBody(Struct, frozen=True):
+    reason: Annotated[str, Meta(max_length=1000)] | None = None
+
+
+class _Outcome(Struct, frozen=True):
+    """What ``result`` needs to know of a document."""
+
+    status: Status
+    result_url: str | None
+
+
+_decode_outcome: Final = msgspec.json.Decoder(_Outcome).decode
+
+
+class TaskRoutes:
+    def __init__(self, reads: Reads, model: ReadModel, canceller: Canceller) -> None:
+        self._reads = reads
+        self._model = model
+        self._canceller = canceller
+
+    def handlers(self) -> list[HTTPRouteHandler]:
+        one = f"{API}/tasks/{{task_id:str}}"
+        return [
+            route(f"{API}/tasks", http_method=READ, opt=openapi.LIST)(self.tasks),
+            route(one, http_method=READ, opt=openapi.TASK)(self.task),
+            route(f"{one}/result", http_method=READ, opt=openapi.RESULT)(self.result),
+            post(f"{one}/cancel", status_code=200, opt=openapi.CANCEL)(self.cancel),
+            delete(one, status_code=200, opt=openapi.DELETE)(self.delete),
+        ]
+
+    async def task(self, request: Ask, task_id: FromPath[str]) -> ASGIApp:
+        """Show a task."""
+        query = asking.parameters(request.scope["query_string"], "wait")
+        return await self._show(request, parse_task_id(task_id), query.get("wait"))
+
+    async def tasks(self, request: Ask) -> ASGIApp:
+        """List tasks, newest first, or show the one that task_id names."""
+        raw = request.scope["query_string"]
+        if b"task_id" in raw:
+            query = asking.parameters(raw, "task_id", "wait")
+            return await self._show(request, parse_task_id(query.get("task_id", "")), query.get("wait"))
+        query = asking.parameters(raw, "task_id", "kind", "status", "limit", "cursor")
+        kind, status = _choice(query.get("kind"), "kind", tuple(Kind)), _status(query.get("status"))
+        limit = asking.whole_number(query.get("limit", str(DEFAULT_LIMIT)), "limit", 1, MOST)
+        wheres = [value for value in (kind, status) if value]
+        sql = readmodel.list_tasks(kind=kind is not None, status=status is not None)
+        rows = await self._model.page(sql, [*wheres, _before(query.get("cursor")), limit + 1])
+        documents = b",".join(views.spliced(document, progress) for _, document, progress in rows[:limit])
+        following = _cursor(rows[limit - 1][0]) if len(rows) > limit else None
+        body = b'{"tasks":[%b],"next":%b}' % (documents, encode(following))
+        return Answer(200, [JSON, NO_CACHE], body)
+
+    async def _show(self, request: Ask, task_id: TaskId, wait: str | None) -> ASGIApp:
+        wait_s = asking.wait_s(wait)
+        known = headers_of(request).get(b"if-none-match")
+        if wait_s is None:
+            return answer_with(await self._reads.get(task_id), known)
+
+        def enough(shown: Shown) -> bool:
+            return shown.final if known is None else not asking.matches(known, shown.etag)
+
+        return answer_with(await self._reads.until(task_id, enough, wait_s), known)
+
+    async def result(self, request: Ask, task_id: FromPath[str]) -> ASGIApp:
+        """Go to the result of a task."""
+        asking.parameters(request.scope["query_string"])
+        shown = await self._reads.get(parse_task_id(task_id))
+        return Answer(303, [(b"location", _result_url(shown).encode()), NO_CACHE])
+
+    async def cancel(self, request: Ask, task_id: FromPath[str]) -> ASGIApp:
+        """Cancel a task."""
+        return await self._cancel(request, task_id)
+
+    async def delete(self, request: Ask, task_id: FromPath[str]) -> ASGIApp:
+        """Cancel a task, the same as cancel."""
+        return await self._cancel(request, task_id)
+
+    async def _cancel(self, request: Ask, task_id: str) -> ASGIApp:
+        asking.parameters(request.scope["query_string"])
+        checked = parse_task_id(task_id)
+        content = await request.body()
+        body = intake.check(CancelBody, intake.read_json(content)) if content else CancelBody()
+        outcome = await self._canceller.cancel(checked, BY_CLIENT, body.reason)
+        return Answer(200, [JSON], encode(views.Cancelled(checked, outcome)))
+
+
+def answer_with(shown: Shown, known: bytes | None = None, more: Headers | None = None) -> Answer:
+    """Show a document, or say that the client has it already."""
+    etag = shown.etag
+    headers = [JSON, (b"etag", etag), NO_CACHE, *(more or ())]
+    if not shown.final:
+        headers.append(_RETRY_AFTER)
+    if known is not None and asking.matches(known, etag):
+        return Answer(304, headers[1:])
+    return Answer(200, headers, shown.body)
+
+
+def _result_url(shown: Shown) -> str:
+    outcome = _decode_outcome(shown.body)
+    if not shown.final:
+        raise RejectedError(Code.NOT_FINISHED, f"the task is {outcome.status}; it has no result yet")
+    if outcome.status is not Status.DONE:
+        raise RejectedError(Code.NO_RESULT, f"the task is {outcome.status}; there is no result")
+    if outcome.result_url is None:
+        raise RejectedError(Code.EXPIRED_ARTIFACT, "the result has been removed")
+    return outcome.result_url
+
+
+def _status(text: str | None) -> str | None:
+    return _choice(text.upper() if text is not None else None, "status", _STATUSES)
+
+
+def _choice(text: str | None, member: str, allowed: tuple[Any, ...]) -> str | None:  # Any: kinds of str
+    if text is not None and text not in allowed:
+        raise RejectedError(
+            Code.OUT_OF_RANGE, f"{member} is one of {', '.join(allowed)}", member=member, allowed=allowed
+        )
+    return text
+
+
+def _cursor(number: int) -> str:
+    return base64.urlsafe_b64encode(str(number).encode()).decode()
+
+
+def _before(cursor: str | None) -> int:
+    if cursor is None:
+        return _NEWEST
+    try:
+        number = int(base64.b64decode(cursor.encode(), altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError):
+        number = -1
+    if not 0 <= number <= _NEWEST:
+        raise RejectedError(Code.OUT_OF_RANGE, "cursor is what `next` gave", member="cursor")
+    return number

@@ -1,0 +1,34 @@
+"""When a failed or handed-back attempt is tried again. Jitter comes from the attempt, so it repeats."""
+
+import zlib
+from datetime import timedelta
+from typing import Final
+
+from msgspec import Struct
+
+from schemas.ids import TaskId
+
+HANDBACK_FIRST: Final = timedelta(seconds=1)
+HANDBACK_CAP: Final = timedelta(seconds=60)
+_DOUBLINGS: Final = 20
+
+
+class RetryPolicy(Struct, frozen=True):
+    base: timedelta = timedelta(seconds=1)
+    cap: timedelta = timedelta(seconds=60)
+
+
+def retry_delay(policy: RetryPolicy, task_id: TaskId, counted: int) -> timedelta:
+    """Give the pause after the ``counted``-th try that failed: exponential, with full jitter."""
+    ceiling: timedelta = min(policy.cap, policy.base * (1 << min(counted - 1, _DOUBLINGS)))
+    return ceiling * spread(task_id, counted)
+
+
+def handback_delay(handbacks: int) -> timedelta:
+    """Give the pause of a task that was handed back without blame, 1 to 60 s."""
+    return min(HANDBACK_CAP, HANDBACK_FIRST * (1 << min(handbacks - 1, _DOUBLINGS)))
+
+
+def spread(task_id: TaskId, number: int) -> float:
+    """Map an attempt to a stable point in [0, 1)."""
+    return zlib.crc32(f"{task_id}:{number}".encode()) / 2**32

@@ -1,0 +1,160 @@
+"""Leases over the bucket LEASES: watched, taken, renewed, released.
+
+The one rule: a holder trusts its lease only while, by its own clock, nobody can have taken it.
+"""
+
+import asyncio
+import contextlib
+from typing import Final
+
+import structlog
+from msgspec.structs import replace
+
+from schemas import lease as leases
+from schemas.errors import UnavailableError
+from schemas.ids import TaskId
+from schemas.lease import RELEASED, Claim, Lease, Sighting, claim
+from schemas.subjects import LEASES
+from services.bus.buckets import Bucket
+from services.bus.connection import Bus
+
+log = structlog.get_logger()
+
+_RENEWALS: Final = 3
+_MARGIN: Final = 0.9
+
+
+class Held:
+    """A lease of ours. ``valid`` turns false before anybody else may take it."""
+
+    def __init__(self, owner: "Leases", key: str, lease: Lease, revision: int, renewed_at: float) -> None:
+        self._owner = owner
+        self._lock = asyncio.Lock()
+        self.key = key
+        self.lease = lease
+        self.revision = revision
+        self.renewed_at = renewed_at
+        self.lost = False
+
+    @property
+    def valid(self) -> bool:
+        age_s = asyncio.get_running_loop().time() - self.renewed_at
+        return not self.lost and age_s < self._owner.lease_s * _MARGIN
+
+    async def write(self, lease: Lease) -> bool:
+        """Renew with this content; False when somebody else holds it. Without NATS nothing changes."""
+        async with self._lock:
+            if self.lost:
+                return False
+            asked_at = asyncio.get_running_loop().time()
+            try:
+                revision = await self._owner.put(self.key, lease, self.revision)
+            except UnavailableError:
+                return True
+            if revision is None:
+                self.lost = True
+                log.warning("lease.lost", key=self.key)
+                return False
+            self.lease, self.revision, self.renewed_at = lease, revision, asked_at
+            return True
+
+    async def renew(self) -> None:
+        await self.write(self.lease)
+
+    async def release(self) -> None:
+        """Say that the slot is free and idle."""
+        self._owner.forget(self)
+        await self.write(RELEASED)
+        self.lost = True
+
+
+class Leases:
+    """All leases as this process sees them, and those that it holds."""
+
+    def __init__(self, bus: Bus, holder: str, lease_s: float) -> None:
+        self._bus = bus
+        self._bucket = Bucket(bus, LEASES)
+        self._watch = self._bucket.watch(f"leases-{holder}")
+        self._seen: dict[str, Sighting] = {}
+        self._held: dict[str, Held] = {}
+        self._renew_now = asyncio.Event()
+        self.holder = holder
+        self.lease_s = lease_s
+        self.changed = asyncio.Event()
+        """Set whenever a lease was seen to change."""
+        bus.on_reconnect(self._renew_now.set)
+
+    @property
+    def known(self) -> asyncio.Event:
+        """Set once what was there at the start is known; before that nothing may be taken."""
+        return self._watch.follower.caught_up
+
+    async def follow(self) -> None:
+        """Keep watching; runs until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        async for entries in self._watch.entries():
+            for entry in entries:
+                known = self._seen.get(entry.key)
+                if known is None or entry.revision > known.revision:
+                    lease = leases.decode(entry.value) if entry.value else RELEASED
+                    self._seen[entry.key] = Sighting(lease, entry.revision, loop.time())
+            self.changed.set()
+
+    async def keep(self) -> None:
+        """Renew what is held, three times in a lease time and right after a reconnect."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.lease_s / _RENEWALS):
+                    await self._renew_now.wait()
+            self._renew_now.clear()
+            await asyncio.gather(*(held.renew() for held in tuple(self._held.values())))
+
+    def sighting(self, key: str) -> Sighting | None:
+        return self._seen.get(key)
+
+    def claim(self, key: str) -> Claim:
+        """Say whether a lease may be taken now."""
+        return claim(
+            self._seen.get(key),
+            now=asyncio.get_running_loop().time(),
+            connected_since=self._bus.connected_since,
+            lease_s=self.lease_s,
+        )
+
+    def working_on(self, task_id: TaskId) -> bool:
+        """Whether somebody who renews a lease says that it is for that task."""
+        return any(
+            seen.lease.task_id == task_id and self.claim(key) is Claim.HELD
+            for key, seen in self._seen.items()
+        )
+
+    async def take(self, key: str, lease: Lease) -> Held | None:
+        """Take a lease that is free or stale; None when somebody was faster or NATS is away."""
+        seen = self._seen.get(key)
+        asked_at = asyncio.get_running_loop().time()
+        ours = replace(lease, holder=self.holder)
+        try:
+            revision = await self.put(key, ours, seen.revision if seen else 0)
+        except UnavailableError:
+            return None
+        if revision is None:
+            return None
+        held = self._held[key] = Held(self, key, ours, revision, asked_at)
+        return held
+
+    def forget(self, held: Held) -> None:
+        self._held.pop(held.key, None)
+
+    async def put(self, key: str, lease: Lease, revision: int) -> int | None:
+        """Write on top of ``revision``; if that fails, see whether our own write came first."""
+        content = leases.encode(lease)
+        written = await self._bucket.replace(key, content, revision)
+        if written is None:
+            entry = await self._bucket.get(key)
+            ours = entry.value is not None and leases.decode(entry.value).holder == self.holder
+            if not ours:
+                return None
+            written = await self._bucket.replace(key, content, entry.revision)
+        if written is not None:
+            self._seen[key] = Sighting(lease, written, asyncio.get_running_loop().time())
+        return written

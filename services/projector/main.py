@@ -1,0 +1,32 @@
+"""Wires the projector together; the only module here that reads settings."""
+
+import asyncio
+
+import structlog
+
+from services import clock
+from services.bus.connection import Bus
+from services.process import StartError, background
+from services.projector.loop import Projector
+from services.settings import Settings
+
+log = structlog.get_logger()
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Project until ``stop``; what was folded by then is committed."""
+    path = settings.readmodel_path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"cannot make the data folder {path.parent}: {error.strerror}") from error
+    name = clock.new_name()[:8]
+    bus = Bus(settings.bus_url, f"taskfold projector {name}")
+    await bus.connect()
+    log.info("projector.started", readmodel=str(path))
+    try:
+        async with background(Projector(bus, path, name).run()):
+            await stop.wait()
+    finally:
+        await bus.close()
+    log.info("projector.stopped")

@@ -1,0 +1,179 @@
+"""The read model's file: opened, checked, written in one transaction a batch.
+
+The one rule: rows and checkpoint are committed together, in one hop to the writer's thread.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import aiosqlite
+from msgspec import Struct
+
+from schemas import readmodel
+from schemas.errors import TaskfoldError
+from schemas.ids import TaskId
+from schemas.subjects import parse_subject
+from services.bus.stored import Stored, recorded
+from services.projector.projections import Fold, Known, decode_state
+
+T = TypeVar("T")
+
+_MAGIC: Final = b"SQLite format 3\x00"
+_COMPANIONS: Final = ("-wal", "-shm")
+
+
+class UnusableError(TaskfoldError):
+    """The file is not there, not whole, or of another schema; it has to be made anew."""
+
+
+class Checkpoint(Struct, frozen=True):
+    """``stream`` is the identity of the stream that was folded, ``sequence`` the last one committed."""
+
+    sequence: int
+    stream: str
+
+
+class Store:
+    def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        self._inode = path.stat().st_ino
+        self._size = 0
+
+    async def checkpoint(self) -> Checkpoint:
+        rows = tuple(await self._connection.execute_fetchall(readmodel.GET_CHECKPOINT))
+        if not rows or rows[0][2] != readmodel.SCHEMA_VERSION:
+            raise UnusableError("of another schema")
+        return Checkpoint(rows[0][0], rows[0][1])
+
+    async def apply(self, batch: list[Stored]) -> int:
+        """Fold a batch and commit it with its checkpoint; how many events it ignored."""
+        return await self._hop(lambda db: _apply(db, batch))
+
+    async def apply_progress(self, rows: list[tuple[object, ...]]) -> None:
+        """Store the latest progress of running attempts."""
+        await self._hop(lambda db: _in_transaction(db, [(readmodel.UPSERT_PROGRESS, rows)]))
+
+    async def _hop(self, act: Callable[[sqlite3.Connection], T]) -> T:
+        """Run on the writer's thread as one piece; aiosqlite says no public word for that."""
+        database = self._connection._conn  # noqa: SLF001 - as said
+        result: T = await self._connection._execute(act, database)  # type: ignore[no-untyped-call]  # noqa: SLF001 - as said
+        return result
+
+    def verify_in_place(self) -> None:
+        """Notice, cheaply, that the file was deleted, replaced, cut or overwritten at its head."""
+        try:
+            stat = self.path.stat()
+            with self.path.open("rb") as file:
+                head = file.read(len(_MAGIC))
+        except OSError as error:
+            raise UnusableError(f"cannot be read: {error.strerror}") from error
+        if stat.st_ino != self._inode:
+            raise UnusableError("was replaced")
+        if stat.st_size < self._size or (head and head != _MAGIC):
+            raise UnusableError("was overwritten")
+        self._size = stat.st_size
+
+    async def check(self) -> None:
+        """Read the whole file and raise UnusableError if it is not sound."""
+        rows = tuple(await self._connection.execute_fetchall("PRAGMA quick_check(1)"))
+        if not rows or rows[0][0] != "ok":
+            raise UnusableError(f"is corrupt: {rows[0][0] if rows else 'unreadable'}")
+
+    async def seal(self) -> None:
+        """Move everything into the one file, so that it can be renamed."""
+        await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path, *, new_for: str | None = None) -> AsyncIterator[Store]:
+    """Open the read model, or make a new one for the stream of that identity.
+
+    UnusableError if it is not sound.
+    """
+    if new_for is None and not path.exists():  # noqa: ASYNC240 - a look, not a read
+        raise UnusableError("is not there")
+    if new_for is not None:
+        remove(path)
+    connection = await aiosqlite.connect(path, isolation_level=None)
+    try:
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000", "mmap_size=0"):
+            await connection.execute_fetchall(f"PRAGMA {pragma}")
+        if new_for is not None:
+            await connection.executescript(readmodel.TABLES)
+            values = (0, new_for, readmodel.SCHEMA_VERSION)
+            await connection.execute_fetchall(readmodel.INIT_CHECKPOINT, values)
+        store = Store(path, connection)
+        if new_for is None:
+            await store.check()
+        yield store
+    except sqlite3.DatabaseError as error:
+        raise UnusableError(f"cannot be used: {error}") from error
+    finally:
+        with contextlib.suppress(sqlite3.Error):
+            await connection.close()
+
+
+def remove(path: Path) -> None:
+    """Delete a file and what SQLite keeps beside it."""
+    for name in (path, *(path.with_name(path.name + suffix) for suffix in _COMPANIONS)):
+        name.unlink(missing_ok=True)
+
+
+def put_in_place(built: Path, path: Path) -> None:
+    """Put a sealed file where the other one was; who still reads that one keeps it until it looks."""
+    for suffix in _COMPANIONS:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+        built.with_name(built.name + suffix).unlink(missing_ok=True)
+    os.replace(built, path)  # noqa: PTH105 - atomic, and said so
+
+
+def _apply(database: sqlite3.Connection, batch: list[Stored]) -> int:
+    fold = Fold()
+    for stored in batch:
+        address, event = recorded(stored)
+        if address is None:
+            fold.ignored += 1
+            continue
+        if fold.missing(event.task_id):
+            fold.remember(event.task_id, _load(database, event.task_id))
+        fold.apply(event, address)
+    last = batch[-1].sequence
+    _in_transaction(
+        database,
+        [
+            (readmodel.UPSERT_TASK, fold.tasks()),
+            (readmodel.INSERT_EVENT, fold.events),
+            (readmodel.DELETE_PROGRESS, fold.not_running()),
+            (readmodel.ADD_COUNT, fold.counts()),
+            (readmodel.ADD_LANE_DEPTH, fold.depths()),
+            (readmodel.SET_CHECKPOINT, [(last, fold.ignored, last)]),
+        ],
+    )
+    return fold.ignored
+
+
+def _load(database: sqlite3.Connection, task_id: TaskId) -> Known | None:
+    row = database.execute(readmodel.GET_STATE, (task_id,)).fetchone()
+    if row is None:
+        return None
+    number, prefix, state = row
+    return Known(number, decode_state(state), parse_subject(f"{prefix}.state")[0])
+
+
+def _in_transaction(
+    database: sqlite3.Connection, statements: list[tuple[str, Iterable[tuple[object, ...]]]]
+) -> None:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        for statement, rows in statements:
+            database.executemany(statement, rows)
+        database.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        raise
