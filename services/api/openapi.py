@@ -5,6 +5,7 @@ raw bytes, so what Litestar cannot see of them stands here, beside the name of e
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -48,7 +49,7 @@ class Parameter(Struct, frozen=True):
     name: str
     place: str
     description: str
-    schema: Schema = {"type": "string"}
+    schema: Schema = MappingProxyType({"type": "string"})
 
 
 class Operation(Struct, frozen=True, kw_only=True):
@@ -280,7 +281,13 @@ def _complete(described: dict[str, Any], handler: HTTPRouteHandler, operation: O
     """Put into Litestar's description what Litestar cannot see."""  # Any: JSON
     described["summary"] = handler.fn.__doc__
     described.setdefault("parameters", []).extend(
-        {"name": p.name, "in": p.place, "description": p.description, "schema": p.schema, "required": False}
+        {
+            "name": p.name,
+            "in": p.place,
+            "description": p.description,
+            "schema": dict(p.schema),
+            "required": False,
+        }
         for p in operation.parameters
     )
     if operation.bodies:

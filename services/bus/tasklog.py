@@ -28,6 +28,7 @@ TOO_MANY_BATCHES: Final = 10176
 DUPLICATE_BATCH: Final = 10201
 _CONFLICTS: Final = frozenset({WRONG_LAST_SEQUENCE, DUPLICATE_BATCH})
 _AGAIN: Final = frozenset({SAME_GUARD_IN_FLIGHT, TOO_MANY_BATCHES})
+_TRY_S: Final = 0.8  # less than half of what a client waits, so that there is a second try
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 1.0
 
@@ -180,7 +181,7 @@ class TaskLog:
         pause_s, sent = _FIRST_PAUSE_S, False
         while True:
             try:
-                return await publish(min(2.0, max(0.05, give_up_at - loop.time())))
+                return await publish(min(_TRY_S, max(0.05, give_up_at - loop.time())))
             except ApiError as error:
                 if error.code in _CONFLICTS:
                     return await self._resolve_conflict(task_id, address, event_id, give_up_at)

@@ -172,6 +172,10 @@ class Registry:
         self.instances: dict[BackendId, Instance] = {}
         self.changed = changed
 
+    def knows(self, slot: Slot) -> bool:
+        instance = self.instances.get(slot.backend)
+        return instance is not None and slot in instance.slots
+
     async def follow(self) -> None:
         """Keep watching; runs until it is cancelled."""
         async with asyncio.TaskGroup() as group:

@@ -193,7 +193,13 @@ class Loop:
         finally:
             if ticket is not None:
                 self._board.settled(lane)
+            await self._give_up_if_removed(slot)
             self._free(slot)
+
+    async def _give_up_if_removed(self, slot: Slot) -> None:
+        """Release the lease of a slot that the registry has dropped while it worked."""
+        if slot.held is not None and not self._registry.knows(slot):
+            await slot.held.release()
 
     def _free(self, slot: Slot) -> None:
         slot.occupied = False

@@ -1,4 +1,4 @@
-"""Makes the server ready: streams and buckets, then the registry. Safe to run at any time, any number of times."""
+"""Makes the server ready: streams and buckets, then the registry. Safe to run at any time, and again."""
 
 import asyncio
 import sys

@@ -38,7 +38,7 @@ class Projector:
     async def run(self) -> None:
         """Project for ever; runs until it is cancelled."""
         await self._bus.subscribe(subjects.SUSPECT, self._on_suspect)
-        if not self._path.exists():  # noqa: ASYNC240 - a look, not a read
+        if not self._path.exists():
             await self._rebuild()
         while True:
             try:

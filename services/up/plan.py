@@ -24,6 +24,7 @@ class Simulator(Struct, frozen=True, kw_only=True):
     name: str
     profile: str
     variable: str
+    model: str
 
 
 class Places(Struct, frozen=True, kw_only=True):
@@ -42,7 +43,14 @@ def simulators(settings: Settings) -> list[Simulator]:
     if not settings.image_gen_urls:
         wanted += [_image(number, last=number == count > 1) for number in range(1, count + 1)]
     if not settings.whisper_urls and count:
-        wanted.append(Simulator(name="gpusim-speech-1", profile="whisper", variable="WHISPER_URL_1"))
+        wanted.append(
+            Simulator(
+                name="gpusim-speech-1",
+                profile="whisper",
+                variable="WHISPER_URL_1",
+                model="whisper-tiny.en",
+            )
+        )
     return wanted
 
 
@@ -51,6 +59,7 @@ def _image(number: int, *, last: bool) -> Simulator:
         name=f"gpusim-image-{number}",
         profile="openai" if last else "sdcpp",
         variable=f"IMAGE_GEN_URL_{number}",
+        model="qwen-image",
     )
 
 
@@ -76,7 +85,7 @@ def simulator_commands(settings: Settings, places: Places, env: Mapping[str, str
             settings,
             env,
             (
-                *("gpusim", simulator.profile, "--port", str(port)),
+                *("gpusim", simulator.profile, "--port", str(port), "--model", simulator.model),
                 *("--step-ms", f"{settings.simulated_step_ms:g}", "--seed", str(seed)),
             ),
             name=simulator.name,

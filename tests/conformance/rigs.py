@@ -16,7 +16,6 @@ from schemas import registry
 from schemas.ids import BackendId, TaskId
 from schemas.registry import KIND_OF, Backend
 from schemas.requests import ImageRequest, Kind, SpeechRequest
-from services.dispatcher.backends import http
 from services.dispatcher.backends.base import (
     Adapter,
     Audio,
@@ -107,7 +106,6 @@ class SimulatorRig:
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        control: Control,
         url: str,
         gone_url: str,
         protocol: registry.Protocol,
@@ -120,7 +118,7 @@ class SimulatorRig:
         self.gone = adapter_for(session, backend_at(gone_url, protocol))
         self.model = model
         self.url = url
-        self.control = control
+        self.control = Control(session, url)
 
     async def hold(self) -> None:
         await self.control.script(Fault.HANG)
@@ -144,11 +142,10 @@ async def simulated(
 ) -> AsyncIterator[SimulatorRig]:
     """Run a server that draws at once, and wait until it is ready."""
     options = Options(profile=PROFILES[protocol], port=port, step_ms=0)
-    # A session of its own, so that the adapter's first request opens its own connection.
-    async with running(options) as url, http.session() as control_session:
-        model = await ready_model(adapter_for(control_session, backend_at(url, protocol)))
+    async with running(options) as url:
+        model = await ready_model(adapter_for(session, backend_at(url, protocol)))
         with refusing() as gone_url:
-            yield SimulatorRig(session, Control(control_session, url), url, gone_url, protocol, model)
+            yield SimulatorRig(session, url, gone_url, protocol, model)
 
 
 def backend_at(

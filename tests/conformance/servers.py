@@ -40,3 +40,22 @@ async def silent() -> AsyncIterator[str]:
         released.set()
         server.close()
         await server.wait_closed()
+
+
+@asynccontextmanager
+async def one_answer_per_connection() -> AsyncIterator[str]:
+    """Refuse a request, promise to keep the connection, and reset it when it is used again.
+
+    That is what a client meets whose request crosses the server's close, as uvicorn's after an error.
+    """
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        await reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n")[0]))
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno")
+        await reader.read(1)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

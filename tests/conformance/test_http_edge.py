@@ -33,7 +33,7 @@ from tests.conformance.rigs import (
     image_job,
     speech_job,
 )
-from tests.conformance.servers import serving, silent
+from tests.conformance.servers import one_answer_per_connection, serving, silent
 from tests.fakes import picture
 
 
@@ -261,3 +261,14 @@ async def test_an_address_where_nobody_is_blames_the_backend(
     assert ended.error.error_class is ErrorClass.BACKEND_DOWN
     expected = "connection_refused" if "localhost" in url else "backend_unreachable"
     assert ended.error.code == expected
+
+
+@pytest.mark.parametrize("protocol", Protocol)
+async def test_a_job_never_starts_on_a_connection_that_the_server_may_be_closing(
+    session: aiohttp.ClientSession, protocol: Protocol
+) -> None:
+    async with one_answer_per_connection() as url:
+        adapter = adapter_at(session, url, protocol)
+        for _ in range(3):
+            ended = await failed(adapter.call(job_for(protocol)))
+            assert ended.error.code == "rejected_by_backend"

@@ -55,6 +55,7 @@ ANSWERS = [
     (404, b'{"detail":"Not Found"}', WRONG, "no_such_route"),
     (404, b'{"detail":"Model \'x\' is not installed locally. You can"}', WRONG, "model_missing"),
     (404, b'{"error":{"message":"The model `x` does not exist.","code":404}}', WRONG, "model_missing"),
+    (400, b'{"detail":{"error":{"message":"unknown model: x"}}}', WRONG, "model_missing"),
     (415, b'{"detail":"Failed to decode audio"}', OURS, "rejected_by_backend"),
     (413, b'{"error":{"message":"Maximum file size exceeded"}}', OURS, "rejected_by_backend"),
     (403, b'{"detail":"Invalid API key"}', WRONG, "access_denied"),

@@ -43,7 +43,7 @@ def test_near_the_expected_end_it_is_noticed_within_one_percent(end_s: float, ra
 @given(durations, durations)
 def test_an_early_end_is_noticed_within_ten_percent(end_s: float, expected_s: float) -> None:
     late_s, _ = noticed_after(end_s, expected_s)
-    assert late_s <= max(0.1 * end_s, 0.25) + 1e-9
+    assert late_s <= max(0.1 * end_s, 0.02) + 1e-9
 
 
 @given(st.floats(0, 1e6), st.none() | st.floats(0, 1e6))
@@ -54,7 +54,7 @@ def test_a_gap_is_never_nothing_nor_endless(elapsed_s: float, expected_s: float 
 def test_an_expectation_saves_most_of_the_polls() -> None:
     _, informed = noticed_after(60.0, 60.0)
     _, blind = noticed_after(60.0, None)
-    assert informed <= 100
+    assert informed <= 150
     assert informed < blind / 2
 
 

@@ -42,13 +42,14 @@ _REDIRECT: Final = range(300, 400)
 
 _OVERLOADED: Final = frozenset({429, UNAVAILABLE})
 _DENIED: Final = frozenset({401, 403, 407})
+_MODEL_STATUS: Final = frozenset({400, NOT_FOUND})
 _NO_ROUTE: Final = frozenset({405, 501})
 _PASSING: Final = frozenset({408, 409, 425, 499})
 
 _OUT_OF_MEMORY: Final = re.compile(r"out of memory|outofmemory|cuda", re.IGNORECASE)
 _OUR_MISTAKE: Final = re.compile(r"json\.exception|type_error|parse_error")
 _MODEL_MISSING: Final = re.compile(
-    r"\bmodel\b.*(not installed|does not exist|not found)", re.IGNORECASE | re.DOTALL
+    r"\bunknown model\b|\bmodel\b.*(not installed|does not exist|not found)", re.IGNORECASE | re.DOTALL
 )
 _BARE_NOT_FOUND: Final = re.compile(r"(404:? *)?((file|page) )?(not found)?\.?", re.IGNORECASE)
 
@@ -93,7 +94,7 @@ def no_success(answer: Reply | Broken) -> Failed:
     """Say what an exchange that did not bring what was asked for means."""
     match answer:
         case Broken():
-            return failed(_BLAME[answer.trouble], answer.trouble, answer.reason)
+            return failed(_BLAME[answer.trouble], answer.trouble.value, answer.reason)
         case Reply():
             text = _text(answer.body)
             error_class, code = _verdict(answer.status, text)
@@ -209,7 +210,7 @@ def _server_error(text: str) -> tuple[ErrorClass, str]:
 
 
 def _client_error(status: int, text: str) -> tuple[ErrorClass, str]:
-    if status == NOT_FOUND and _MODEL_MISSING.search(text):
+    if status in _MODEL_STATUS and _MODEL_MISSING.search(text):
         return ErrorClass.MISCONFIGURED, "model_missing"
     # A 404 that says nothing is a router's: the server lacks the route, whatever the task asks for.
     if status in _NO_ROUTE or (status == NOT_FOUND and _BARE_NOT_FOUND.fullmatch(said(text.encode()))):

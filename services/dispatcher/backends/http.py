@@ -31,9 +31,13 @@ class Upload(Struct, frozen=True):
 
 
 def session() -> aiohttp.ClientSession:
-    """Open the one session of a process. Servers close idle connections after 5 s: be earlier than they."""
+    """Open the one session of a process. Every request has its own connection.
+
+    A kept one may be closing as a job is sent over it (uvicorn closes after an error without saying so),
+    and then nobody knows whether the job runs; sd-server also spends a thread on each one it keeps.
+    """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
         timeout=_timeout(CONNECT_TIMEOUT_S),
         headers={"Accept-Encoding": "identity", "User-Agent": "taskfold"},
         auto_decompress=False,

@@ -20,13 +20,13 @@ def next_poll(elapsed_s: float, expected_s: float | None) -> float:
     """Give the seconds until the next question, ``elapsed_s`` after the job was accepted.
 
     The end is noticed within 2 % of the time run (or 20 ms); where an end is expected, within 1 %
-    (or 10 ms) from 80 % of that on, and within 10 % (or 250 ms) when it comes earlier.
+    (or 10 ms) from 80 % of that on, and within 10 % (or 20 ms) when it comes earlier.
     """
     if expected_s is None or expected_s <= 0:
         return _within(0.02, 0.02 * elapsed_s, 1.0)
     near_s = _NEAR_THE_END * expected_s
     if elapsed_s < near_s:
-        return min(near_s - elapsed_s, _within(0.25, 0.1 * elapsed_s, 10.0))
+        return min(near_s - elapsed_s, _within(0.02, 0.1 * elapsed_s, 10.0))
     return _within(0.01, 0.01 * elapsed_s, 0.25)
 
 

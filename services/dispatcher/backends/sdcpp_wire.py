@@ -112,7 +112,7 @@ def understood(answer: Reply | Broken) -> JobState | Failed | Unclear:
     """Read what a poll says of the job: its state, that it is lost, or nothing."""
     match answer:
         case Broken():
-            failure = failed(ErrorClass.TRANSIENT, Trouble.LOST, f"while polling: {answer.reason}")
+            failure = failed(ErrorClass.TRANSIENT, Trouble.LOST.value, f"while polling: {answer.reason}")
             return Unclear(answer.trouble, failure)
         case Reply():
             if answer.status in (NOT_FOUND, GONE):
