@@ -114,6 +114,7 @@ class Cluster:
             "data_dir": self.folder / "data",
             "api_port": self.port,
             "artifact_gib": 1,
+            "drain_grace_s": 3,
             **self._settings,
         }
         inherited = {

@@ -7,7 +7,7 @@ leaves out the one message that the server sends there.
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 _PUBLISH = re.compile(rb"HPUB (?P<subject>\S+) (?P<reply>_INBOX\S+) \d+ \d+\r\n")
 _MESSAGE = re.compile(rb"(?:H?MSG) (?P<subject>_INBOX\S+) \S+ (?:\S+ )?(?P<size>\d+)\r\n")
@@ -19,6 +19,7 @@ class Proxy:
         self._token: bytes | None = None
         self._reply: bytes | None = None
         self._dropped = asyncio.Event()
+        self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
 
     def drop_answer_to(self, token: bytes) -> asyncio.Event:
@@ -28,25 +29,33 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection(*self._upstream)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(reader, up_writer, self._watch))
-                group.create_task(self._pump(up_reader, writer, self._filter))
-        up_writer.close()
-        writer.close()
+        self._writers |= {writer, up_writer}
+        await asyncio.gather(
+            self._pump(reader, up_writer, self._watch), self._pump(up_reader, writer, self._filter)
+        )
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, act: object) -> None:
-        assert callable(act)
-        while data := await reader.read(1 << 20):
-            writer.write(act(data))
-            await writer.drain()
-        writer.close()
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, act: Callable[[bytes], bytes]
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 20):
+                writer.write(act(data))
+                await writer.drain()
+            writer.close()
+
+    async def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+        for writer in self._writers:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     def _watch(self, data: bytes) -> bytes:
         if self._token is not None:
             for match in _PUBLISH.finditer(data):
                 if match["subject"].endswith(self._token):
                     self._reply, self._token = match["reply"], None
+                    break
         return data
 
     def _filter(self, data: bytes) -> bytes:
@@ -69,3 +78,4 @@ async def proxied(host: str, port: int) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         server.close()
+        await proxy.close()

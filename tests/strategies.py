@@ -269,7 +269,7 @@ class Writers:
         return self.holds[which % len(self.holds)] if self.holds else None
 
     def _settle(self, hold: Hold, step: FailureStep) -> None:
-        if self._write(hold, step.event):
+        if self._write(hold, step.event) and not hold.task.final:
             self.holds.remove(hold)
 
     def _write(self, hold: Hold, event: TaskEvent) -> bool:
@@ -280,6 +280,8 @@ class Writers:
         self.append(event)
         seen = Recorded(event, self.task_id, self.last, self.here)
         hold.task, hold.last = evolve(hold.task, seen), self.last
+        if hold.task.final:
+            self.holds.remove(hold)
         return True
 
 

@@ -44,6 +44,7 @@ class ReadModel:
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._generation = 0
+        self._away = False
         self._lists: aiosqlite.Connection | None = None
         self._lists_generation = -1
         self._lists_lock = asyncio.Lock()
@@ -94,7 +95,9 @@ class ReadModel:
             await self._close_lists()
 
     def _doubt(self, error: Exception) -> None:
-        log.warning("readmodel.away", error=str(error))
+        if not self._away:  # once, not with every read
+            log.warning("readmodel.away", error=str(error))
+            self._away = True
         self._drop()
         self._suspect()
 
@@ -116,6 +119,9 @@ class ReadModel:
             raise
         self._connection, self._inode = connection, inode
         self._generation += 1
+        if self._away:
+            log.info("readmodel.back")
+            self._away = False
         return connection
 
     async def _open_lists(self) -> aiosqlite.Connection:

@@ -68,7 +68,7 @@ class Projector:
             self._fold(store, checkpoint), self._fold_progress(store), self._watch_stream(store)
         ):
             while True:
-                store.verify_in_place()
+                await store.verify_in_place()
                 if self._suspect.is_set():
                     self._suspect.clear()
                     await store.check()
@@ -86,7 +86,7 @@ class Projector:
     async def _fold(self, store: Store, checkpoint: Checkpoint) -> None:
         follower = self._follower(checkpoint.sequence + 1)
         async for batch in follower.batches():
-            store.verify_in_place()
+            await store.verify_in_place()
             if ignored := await store.apply(batch):
                 log.warning("events.ignored", count=ignored, up_to=batch[-1].sequence)
             await self._announce()

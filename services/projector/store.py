@@ -22,8 +22,19 @@ from services.projector.projections import Fold, Known, decode_state
 
 T = TypeVar("T")
 
-_MAGIC: Final = b"SQLite format 3\x00"
-_COMPANIONS: Final = ("-wal", "-shm")
+CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
+_WAL: Final = "-wal"
+_COMPANIONS: Final = (_WAL, "-shm")
+
+
+# Checkpoints are made by us alone, so that any other change of the file is somebody else's.
+_PRAGMAS: Final = (
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "busy_timeout=5000",
+    "mmap_size=0",
+    "wal_autocheckpoint=0",
+)
 
 
 class UnusableError(TaskfoldError):
@@ -41,8 +52,7 @@ class Store:
     def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
         self.path = path
         self._connection = connection
-        self._inode = path.stat().st_ino
-        self._size = 0
+        self._as_we_left_it = _signature(path)
 
     async def checkpoint(self) -> Checkpoint:
         rows = tuple(await self._connection.execute_fetchall(readmodel.GET_CHECKPOINT))
@@ -52,7 +62,18 @@ class Store:
 
     async def apply(self, batch: list[Stored]) -> int:
         """Fold a batch and commit it with its checkpoint; how many events it ignored."""
-        return await self._hop(lambda db: _apply(db, batch))
+        return await self._hop(lambda db: self._apply(db, batch))
+
+    def _apply(self, database: sqlite3.Connection, batch: list[Stored]) -> int:
+        ignored = _apply(database, batch)
+        if _size(self.path.with_name(self.path.name + _WAL)) > CHECKPOINT_BYTES:
+            self._checkpoint_file(database, "PASSIVE")
+        return ignored
+
+    def _checkpoint_file(self, database: sqlite3.Connection, mode: str) -> None:
+        """Move the write-ahead log into the file, which nobody else ever writes."""
+        database.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+        self._as_we_left_it = _signature(self.path)
 
     async def apply_progress(self, rows: list[tuple[object, ...]]) -> None:
         """Store the latest progress of running attempts."""
@@ -64,19 +85,20 @@ class Store:
         result: T = await self._connection._execute(act, database)  # type: ignore[no-untyped-call]  # noqa: SLF001 - as said
         return result
 
-    def verify_in_place(self) -> None:
-        """Notice, cheaply, that the file was deleted, replaced, cut or overwritten at its head."""
+    async def verify_in_place(self) -> None:
+        """Notice that the file was deleted, replaced, or written by somebody else.
+
+        On the writer's thread, so that no checkpoint of ours is under way.
+        """
+        await self._hop(lambda _: self._verify())
+
+    def _verify(self) -> None:
         try:
-            stat = self.path.stat()
-            with self.path.open("rb") as file:
-                head = file.read(len(_MAGIC))
+            found = _signature(self.path)
         except OSError as error:
             raise UnusableError(f"cannot be read: {error.strerror}") from error
-        if stat.st_ino != self._inode:
-            raise UnusableError("was replaced")
-        if stat.st_size < self._size or (head and head != _MAGIC):
-            raise UnusableError("was overwritten")
-        self._size = stat.st_size
+        if found != self._as_we_left_it:
+            raise UnusableError("was changed by somebody else")
 
     async def check(self) -> None:
         """Read the whole file and raise UnusableError if it is not sound."""
@@ -86,7 +108,7 @@ class Store:
 
     async def seal(self) -> None:
         """Move everything into the one file, so that it can be renamed."""
-        await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        await self._hop(lambda db: self._checkpoint_file(db, "TRUNCATE"))
 
 
 @contextlib.asynccontextmanager
@@ -101,7 +123,7 @@ async def opened(path: Path, *, new_for: str | None = None) -> AsyncIterator[Sto
         remove(path)
     connection = await aiosqlite.connect(path, isolation_level=None)
     try:
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000", "mmap_size=0"):
+        for pragma in _PRAGMAS:
             await connection.execute_fetchall(f"PRAGMA {pragma}")
         if new_for is not None:
             await connection.executescript(readmodel.TABLES)
@@ -116,6 +138,19 @@ async def opened(path: Path, *, new_for: str | None = None) -> AsyncIterator[Sto
     finally:
         with contextlib.suppress(sqlite3.Error):
             await connection.close()
+
+
+def _signature(path: Path) -> tuple[int, int, int]:
+    """Say which file it is, how long, and when it was last written."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def remove(path: Path) -> None:

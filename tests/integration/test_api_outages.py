@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from schemas import subjects
 from schemas.task import Status
 from services import clock
+from services.api import storage
 from services.api.main import serve
 from services.bus.connection import Bus
 from services.process import StartError
@@ -77,21 +78,20 @@ async def test_a_known_key_is_answered_without_nats(nats_server: NatsServer, tmp
 async def test_the_api_starts_before_nats(nats_server: NatsServer, tmp_path: Path) -> None:
     settings = settings_for(nats_server, tmp_path)
     nats_server.stop()
-    async with running_api(settings) as url:
-        async with aiohttp.ClientSession() as session:
-            rig = Rig(url, Bus(settings.bus_url, "test"), session, settings)
-            reply = await rig.ask("POST", IMAGE, json={"prompt": "x"})
-            assert reply.refusal() == (503, "nats_away", None)
-            assert (await rig.ask("GET", TASKS)).refusal() == (503, "read_model_away", None)
-            ready = await rig.ask("GET", "/readyz")
-            assert (ready.status, len(ready.json["reasons"])) == (503, 2)
-            nats_server.start()
+    async with running_api(settings) as url, aiohttp.ClientSession() as session:
+        rig = Rig(url, Bus(settings.bus_url, "test"), session, settings)
+        reply = await rig.ask("POST", IMAGE, json={"prompt": "x"})
+        assert reply.refusal() == (503, "nats_away", None)
+        assert (await rig.ask("GET", TASKS)).refusal() == (503, "read_model_away", None)
+        ready = await rig.ask("GET", "/readyz")
+        assert (ready.status, len(ready.json["reasons"])) == (503, 2)
+        nats_server.start()
 
-            async def connected() -> bool:
-                reasons = (await rig.ask("GET", "/readyz")).json["reasons"]
-                return "not connected to NATS" not in reasons
+        async def connected() -> bool:
+            reasons = (await rig.ask("GET", "/readyz")).json["reasons"]
+            return "not connected to NATS" not in reasons
 
-            await eventually(connected)
+        await eventually(connected)
 
 
 async def test_without_a_read_model_tasks_come_from_the_stream(
@@ -139,23 +139,25 @@ async def test_a_read_model_that_is_harmed_is_made_anew_while_reads_go_on(
         assert len((await rig.ask("GET", TASKS)).json["tasks"]) == 31
 
 
-async def test_a_full_storage_refuses_new_work(nats_server: NatsServer, tmp_path: Path) -> None:
-    from services.api import storage  # noqa: PLC0415 - its limit is lowered here
+async def test_a_full_storage_refuses_new_work(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nearly_full(_: Bus) -> float:
+        return 0.81  # of 8 GB, which are too many to fill here
 
-    async with running(settings_for(nats_server, tmp_path)) as rig:
-        await rig.submit()
-        before = storage.FULL_SHARE
-        storage.FULL_SHARE = 1e-12  # type: ignore[misc]  # filling 8 GB would take too long
-        try:
+    monkeypatch.setattr(storage, "storage_share", nearly_full)
+    async with running(settings_for(nats_server, tmp_path), projected=False) as rig:
 
-            async def refused() -> bool:
-                return (await rig.ask("POST", IMAGE, json={"prompt": "x"})).status == 503
+        async def refused() -> bool:
+            return (await rig.ask("POST", IMAGE, json={"prompt": "x"})).status == 503
 
-            await eventually(refused)
-            reply = await rig.ask("POST", IMAGE, json={"prompt": "x"})
+        await eventually(refused)
+        for reply in (
+            await rig.ask("POST", IMAGE, json={"prompt": "x"}),
+            await rig.ask("POST", "/api/v1/speech/async", data=form(file=wav())),
+        ):
             assert reply.refusal() == (503, "storage_full", None)
-        finally:
-            storage.FULL_SHARE = before  # type: ignore[misc]  # as above
+        assert await rig.objects() == 0
 
 
 async def test_a_taken_port_is_one_line(nats_server: NatsServer, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Streams of events: replayed, live, resumed, and never ahead of a GET."""
 
 import asyncio
-import random
+import contextlib
+import itertools
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -142,51 +143,56 @@ async def _first(frames: AsyncIterator[Frame], count: int) -> AsyncIterator[tupl
         yield await anext(frames), number
 
 
+class Writer:
+    """Makes and starts tasks for a while; ``last`` is the sequence of its last event."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.done = False
+
+    async def write(self, rig: Rig) -> None:
+        for number in range(30):
+            ids = await asyncio.gather(*(rig.submit(prompt=f"{number}-{n}") for n in range(10)))
+            self.last = max(await asyncio.gather(*(rig.start(task_id) for task_id in ids)))
+        self.done = True
+
+
+class Wanderer:
+    """Follows everything, leaving and coming back every few frames, until a writer is through."""
+
+    def __init__(self, number: int) -> None:
+        self.seen: list[int] = []
+        self.shown: list[tuple[int, int]] = []
+        """Pairs of an event's sequence and that of a GET made on its receipt."""
+        self._stays = itertools.cycle([1 + (number * 7 + step * step * 13) % 60 for step in range(17)])
+
+    async def follow(self, rig: Rig, writer: Writer) -> None:
+        while not (writer.done and self.seen and self.seen[-1] >= writer.last):
+            async with listening(rig, "/api/v1/events", self.seen[-1] if self.seen else 0) as listener:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        async for frame, _ in _first(listener.frames(), next(self._stays)):
+                            await self._take(rig, frame)
+
+    async def _take(self, rig: Rig, frame: Frame) -> None:
+        assert frame.id is not None
+        self.seen.append(frame.id)
+        if frame.id % 20 == 0:
+            shown = await rig.ask("GET", f"{TASKS}/{frame.data['task_id']}")
+            self.shown.append((frame.id, shown.json["sequence"]))
+
+
 async def test_reconnecting_clients_miss_nothing_and_get_nothing_twice(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:
     settings = settings_for(nats_server, tmp_path, queue_limit=10_000, sse_coalesce_s=0.01)
-    async with running(settings) as rig:
-        begun = (await rig.stored_tasks(), asyncio.Event())
-        lots = random.Random(7)
-        ahead: list[tuple[int, int]] = []
-
-        async def follow() -> list[int]:
-            """Follow everything, leaving and coming back at random, until the writer is through."""
-            seen = [0]
-            while not (begun[1].is_set() and seen[-1] >= last[0]):
-                async with listening(rig, "/api/v1/events", seen[-1]) as listener:
-                    leave_after = lots.randint(1, 60)
-                    try:
-                        async with asyncio.timeout(1):
-                            async for frame in listener.frames():
-                                assert frame.id is not None
-                                seen.append(frame.id)
-                                if lots.random() < 0.05:
-                                    shown = await rig.ask("GET", f"{TASKS}/{frame.data['task_id']}")
-                                    ahead.append((frame.id, shown.json["sequence"]))
-                                leave_after -= 1
-                                if not leave_after:
-                                    break
-                    except TimeoutError:
-                        continue
-            return seen[1:]
-
-        last = [0]
-
-        async def write() -> None:
-            for number in range(30):
-                ids = await asyncio.gather(*(rig.submit(prompt=f"{number}-{n}") for n in range(10)))
-                last[0] = max(await asyncio.gather(*(rig.start(task_id) for task_id in ids)))
-            begun[1].set()
-
-        async with asyncio.timeout(60):
-            *followed, _ = await asyncio.gather(*(follow() for _ in range(8)), write())
-        everything = list(range(1, last[0] + 1))
-        for seen in followed:
-            assert seen == everything
-        assert ahead
-        assert all(sequence >= number for number, sequence in ahead)
+    async with running(settings) as rig, asyncio.timeout(60):
+        writer, wanderers = Writer(), [Wanderer(number) for number in range(8)]
+        await asyncio.gather(writer.write(rig), *(wanderer.follow(rig, writer) for wanderer in wanderers))
+        for wanderer in wanderers:
+            assert wanderer.seen == list(range(1, writer.last + 1))
+            assert wanderer.shown
+            assert all(got >= sequence for sequence, got in wanderer.shown)
 
 
 async def test_a_client_that_does_not_read_is_cut_off(nats_server: NatsServer, tmp_path: Path) -> None:
@@ -229,11 +235,11 @@ async def _connections(server_port: int, client_port: int) -> bool:
 
 
 async def test_silent_streams_show_signs_of_life(nats_server: NatsServer, tmp_path: Path) -> None:
-    async with running(settings_for(nats_server, tmp_path, sse_heartbeat_s=0.05)) as rig:
-        async with listening(rig, "/api/v1/events") as listener:
-            lines = listener.lines()
-            assert await anext(lines) == b"retry: 2000"
-            assert await anext(lines) == b": heartbeat"
+    settings = settings_for(nats_server, tmp_path, sse_heartbeat_s=0.05)
+    async with running(settings) as rig, listening(rig, "/api/v1/events") as listener:
+        lines = listener.lines()
+        assert await anext(lines) == b"retry: 2000"
+        assert await anext(lines) == b": heartbeat"
 
 
 async def test_streams_and_waits_end_properly_when_the_api_stops(
