@@ -81,6 +81,9 @@ class ArtifactStore:
             await self._bus.publish(object_meta_subject(artifact_id), meta, {"Nats-Rollup": "sub"})
         except BaseException:
             with contextlib.suppress(TaskfoldError):
+                # An answer, so that no chunk that is still on its way is stored behind the purge.
+                await self._bus.publish(object_chunk_subject(nuid), b"", {})
+            with contextlib.suppress(TaskfoldError):
                 await self._purge(nuid)
             raise
         return info

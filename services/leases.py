@@ -129,7 +129,10 @@ class Leases:
         )
 
     async def take(self, key: str, lease: Lease) -> Held | None:
-        """Take a lease that is free or stale; None when somebody was faster or NATS is away."""
+        """Take a lease that is free or stale; None when it is not, somebody was faster or NATS is away."""
+        # Looked at here, in the same breath as the revision: the caller's own look may be out of date.
+        if self.claim(key) is Claim.HELD:
+            return None
         seen = self._seen.get(key)
         asked_at = asyncio.get_running_loop().time()
         ours = replace(lease, holder=self.holder)

@@ -13,6 +13,7 @@ import structlog
 from schemas import events, subjects, views
 from schemas.errors import UnavailableError
 from schemas.ids import TaskId
+from services import clock
 from services.bus.connection import ApiError, Bus
 from services.bus.follow import Follower
 from services.bus.stored import Stored
@@ -111,7 +112,7 @@ class Projector:
         """Fold the whole log into a new file, and put it in place once it has caught up."""
         stream = await self._identity()
         log.info("readmodel.rebuilding", up_to=stream.last)
-        built = self._path.with_name(self._path.name + ".rebuild")
+        built = self._path.with_name(f"{self._path.name}.{clock.new_name()[:8]}")
         async with opened(built, new_for=stream.created) as store:
             follower = self._follower(1)
             async with background(self._fill(follower, store)):

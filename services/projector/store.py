@@ -4,7 +4,6 @@ The one rule: rows and checkpoint are committed together, in one hop to the writ
 """
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -23,8 +22,6 @@ from services.projector.projections import Fold, Known, decode_state
 T = TypeVar("T")
 
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
-_WAL: Final = "-wal"
-_COMPANIONS: Final = (_WAL, "-shm")
 
 
 # Checkpoints are made by us alone, so that any other change of the file is somebody else's.
@@ -53,6 +50,8 @@ class Store:
         self.path = path
         self._connection = connection
         self._as_we_left_it = _signature(path)
+        file = path.resolve()
+        self._wal = file.with_name(file.name + "-wal")
 
     async def checkpoint(self) -> Checkpoint:
         rows = tuple(await self._connection.execute_fetchall(readmodel.GET_CHECKPOINT))
@@ -66,7 +65,7 @@ class Store:
 
     def _apply(self, database: sqlite3.Connection, batch: list[Stored]) -> int:
         ignored = _apply(database, batch)
-        if _size(self.path.with_name(self.path.name + _WAL)) > CHECKPOINT_BYTES:
+        if _size(self._wal) > CHECKPOINT_BYTES:
             self._checkpoint_file(database, "PASSIVE")
         return ignored
 
@@ -119,8 +118,6 @@ async def opened(path: Path, *, new_for: str | None = None) -> AsyncIterator[Sto
     """
     if new_for is None and not path.exists():  # noqa: ASYNC240 - a look, not a read
         raise UnusableError("is not there")
-    if new_for is not None:
-        remove(path)
     connection = await aiosqlite.connect(path, isolation_level=None)
     try:
         for pragma in _PRAGMAS:
@@ -153,18 +150,19 @@ def _size(path: Path) -> int:
         return 0
 
 
-def remove(path: Path) -> None:
-    """Delete a file and what SQLite keeps beside it."""
-    for name in (path, *(path.with_name(path.name + suffix) for suffix in _COMPANIONS)):
-        name.unlink(missing_ok=True)
-
-
 def put_in_place(built: Path, path: Path) -> None:
-    """Put a sealed file where the other one was; who still reads that one keeps it until it looks."""
-    for suffix in _COMPANIONS:
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-        built.with_name(built.name + suffix).unlink(missing_ok=True)
-    os.replace(built, path)  # noqa: PTH105 - atomic, and said so
+    """Let the name point to a sealed file; who still reads another one keeps it until it looks.
+
+    A link, and not the file itself renamed: what SQLite keeps beside a file goes by the file's name, and
+    must never be found beside another one.
+    """
+    link = path.with_name(path.name + ".link")
+    link.unlink(missing_ok=True)
+    link.symlink_to(built.name)
+    link.replace(path)
+    for other in path.parent.glob(f"{path.name}[.-]*"):
+        if not other.name.startswith(built.name):
+            other.unlink(missing_ok=True)
 
 
 def _apply(database: sqlite3.Connection, batch: list[Stored]) -> int:
