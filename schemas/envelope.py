@@ -4,7 +4,7 @@ The one rule: the body says what happened, the headers say which event it is and
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
@@ -79,8 +79,8 @@ def purge_schedule(subject: str) -> dict[str, str]:
 
 
 def timestamp(at: datetime) -> str:
-    """Spell an aware UTC time as RFC 3339 in milliseconds: ``2026-11-24T09:00:00.000Z``."""
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Spell an aware time as RFC 3339 in UTC and milliseconds: ``2026-11-24T09:00:00.000Z``."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def event_id(headers: Mapping[str, str] | None) -> EventId | None:

@@ -6,13 +6,14 @@ The one rule: a refusal names the member and what is allowed. The limits stand i
 
 import hashlib
 import types
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
 
+from schemas import envelope
 from schemas.errors import Code, RejectedError
 from schemas.requests import (
     MAX_REQUEST_BYTES,
@@ -224,7 +225,9 @@ def submission(
     not_before = _not_before(common, now)
     begin = not_before or now
     start_s = common.start_deadline_s or limits.start_deadline_s
-    _check_horizon(begin, max(start_s, limits.deadline_s), now, limits)
+    total_s = max(start_s, limits.deadline_s)
+    _check_horizon(common, (begin - now).total_seconds(), total_s, now, limits)
+    begin = begin.astimezone(UTC)
     members: dict[str, Any] = {
         "priority": common.priority,
         "tenant": tenant,
@@ -232,9 +235,9 @@ def submission(
         "tags": common.tags,
         "metadata": common.metadata,
         "fingerprint": fingerprint,
-        "not_before": not_before,
+        "not_before": begin if not_before else None,
         "start_deadline": begin + timedelta(seconds=start_s),
-        "deadline": begin + timedelta(seconds=max(start_s, limits.deadline_s)),
+        "deadline": begin + timedelta(seconds=total_s),
         "run_timeout_s": common.run_timeout_s or limits.run_timeout_s,
         "max_attempts": common.max_attempts or limits.max_attempts,
     }
@@ -255,12 +258,18 @@ def _not_before(common: Common, now: datetime) -> datetime | None:
     return moment if moment is not None and moment > now else None
 
 
-def _check_horizon(begin: datetime, total_s: float, now: datetime, limits: Limits) -> None:
-    latest = now + timedelta(seconds=limits.horizon_s)
-    if begin + timedelta(seconds=total_s) > latest:
-        raise RejectedError(
-            Code.OUT_OF_RANGE,
-            f"not_before plus the time to finish, {total_s:g} s, is at most {latest.isoformat()}: "
-            "no task outlives the log",
-            member="not_before",
-        )
+def _check_horizon(common: Common, wait_s: float, total_s: float, now: datetime, limits: Limits) -> None:
+    """Refuse what could outlive the log. In seconds, since no date is as far as what a client may write."""
+    if wait_s + total_s <= limits.horizon_s:
+        return
+    if total_s > limits.horizon_s:
+        member = "start_deadline_s"
+    else:
+        member = "not_before" if common.delay_s is None else "delay_s"
+    latest = envelope.timestamp(now + timedelta(seconds=limits.horizon_s))
+    raise RejectedError(
+        Code.OUT_OF_RANGE,
+        f"{member}: the start plus the time to finish, {total_s:g} s, is at most {latest}: "
+        "no task outlives the log",
+        member=member,
+    )

@@ -29,6 +29,8 @@ class Ticket:
         self._bus = bus
         self._stored = stored
         self.address: Address = parse_subject(stored.subject)[0]
+        self.out_of_hand = False
+        """Whether it was ended or given back."""
 
     @property
     def recorded(self) -> Recorded:
@@ -46,6 +48,7 @@ class Ticket:
 
     async def ack(self) -> None:
         """End the ticket. May be lost; then it is delivered again and acked again."""
+        self.out_of_hand = True
         await self._answer(b"+ACK")
 
     async def keep(self) -> None:
@@ -54,6 +57,7 @@ class Ticket:
 
     async def give_back(self, delay: timedelta = timedelta(0)) -> None:
         """Let it be delivered again, after ``delay``; the delay survives a crash of the server."""
+        self.out_of_hand = True
         nanoseconds = int(delay.total_seconds() * NANOSECOND)
         body = b"-NAK " + msgspec.json.encode({"delay": nanoseconds}) if nanoseconds > 0 else b"-NAK"
         await self._answer(body)

@@ -11,14 +11,13 @@ from services.dispatcher.policies.balancing import WaitingLane
 
 
 class _Knowledge:
-    """``ours``: tickets of the lane that this dispatcher holds; ``check``: some may wait for redelivery."""
+    """``check``: some tickets of the lane may wait for redelivery."""
 
-    __slots__ = ("check", "ours", "pulling", "turn", "waiting")
+    __slots__ = ("check", "pulling", "turn", "waiting")
 
     def __init__(self) -> None:
         self.waiting = 0
         self.pulling = 0
-        self.ours = 0
         self.check = False
         self.turn = 0
 
@@ -32,12 +31,15 @@ class Board:
         """Take in that a ticket was stored there."""
         self._of(lane).waiting += 1
 
-    def refresh(self, depths: Mapping[Lane, Depth]) -> None:
-        """Take in what the server says. Tickets given out, and not to us, may have come back."""
+    def refresh(self, depths: Mapping[Lane, Depth], ours: Mapping[Lane, int]) -> None:
+        """Take in what the server says, and how many tickets are in our hands.
+
+        Tickets that were given out, and are not in our hands, may have come back.
+        """
         for lane, depth in depths.items():
             known = self._of(lane)
             known.waiting = depth.waiting
-            known.check = depth.given > known.ours + known.pulling
+            known.check = depth.given > ours.get(lane, 0) + known.pulling
 
     def candidates(self) -> list[WaitingLane]:
         """Give the lanes that are worth a pull."""
@@ -62,11 +64,6 @@ class Board:
         known = self._of(lane)
         known.pulling -= 1
         known.waiting = max(0, known.waiting - 1) if found else 0
-        known.ours += found
-
-    def settled(self, lane: Lane) -> None:
-        """Note that a ticket is out of our hands."""
-        self._of(lane).ours -= 1
 
     def _of(self, lane: Lane) -> _Knowledge:
         return self._lanes.setdefault(lane, _Knowledge())

@@ -5,6 +5,7 @@ The one rule: no ticket is pulled without a slot that can run it now.
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Final
@@ -18,6 +19,7 @@ from schemas.subjects import SUBMITTED, WAKE_CANCELLED, WAKE_EXPIRED, WAKE_SUBMI
 from services import clock
 from services.bus.connection import ApiError, Bus
 from services.bus.streams import lane_depths
+from services.bus.tickets import Ticket
 from services.dispatcher.attempt import Reason
 from services.dispatcher.board import Board
 from services.dispatcher.desk import Desk, Outcome
@@ -57,6 +59,7 @@ class Loop:
         self._board = Board()
         self._turns = 0
         self._stopping = False
+        self._tickets: set[Ticket] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup
         self._changed = leases.changed
@@ -111,7 +114,9 @@ class Loop:
         """Read the depths anew, since wake-ups may be lost and redeliverable tickets send none."""
         while True:
             with contextlib.suppress(UnavailableError, ApiError):
-                self._board.refresh(await lane_depths(self._bus))
+                depths = await lane_depths(self._bus)
+                in_hand = (t.address.lane for t in self._tickets if not t.out_of_hand)
+                self._board.refresh(depths, Counter(in_hand))
             self._changed.set()
             await asyncio.sleep(REFRESH_S)
 
@@ -182,6 +187,8 @@ class Loop:
             log.debug("pull.failed", lane=lane.name, error=str(error))
         finally:
             self._board.pulled(lane, found=ticket is not None)
+        if ticket is not None:
+            self._tickets.add(ticket)
         try:
             while ticket is not None and await self._desk.run(ticket, instance, slot) is Outcome.ELSEWHERE:
                 other = await self._handover(instance, lane)
@@ -192,7 +199,7 @@ class Loop:
                 instance, slot = other
         finally:
             if ticket is not None:
-                self._board.settled(lane)
+                self._tickets.discard(ticket)
             await self._give_up_if_removed(slot)
             self._free(slot)
 

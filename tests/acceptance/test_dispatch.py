@@ -45,11 +45,17 @@ async def test_a_frozen_dispatcher_that_wakes_up_neither_repeats_nor_overbooks(
     task_id = await cluster.submit()
     await eventually(lambda: busy(cluster, "IMAGE_GEN_URL_1"), "the GPU works")
     sleeper.freeze()
-    await cluster.start("dispatcher-2")
+    [second] = await cluster.start("dispatcher-2")
     later = await cluster.submit("a blue whale")
-    await gpu.clear()
 
-    # The second dispatcher takes the slot over, and runs the later task there while the first one sleeps.
+    async def taken_over() -> bool:
+        return "slot.recovering" in second.log.read_text()
+
+    # The second dispatcher takes the slot over, waits for the GPU that is still at work for the first one,
+    # and runs the later task there while the first one sleeps.
+    await eventually(taken_over, "the slot is taken over")
+    assert (await cluster.document(later))["status"] == "QUEUED"
+    await gpu.clear()
     assert (await cluster.finished(later))["status"] == "DONE"
     sleeper.wake()
     document = await cluster.finished(task_id)

