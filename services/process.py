@@ -49,6 +49,23 @@ async def _until_signalled(main: Main, settings: Settings) -> None:
     await main(settings, stop)
 
 
+async def unless(stop: asyncio.Event, job: Coroutine[None, None, None]) -> bool:
+    """Run a job to its end, and say so, unless the process is asked to stop before that."""
+    asked, running = asyncio.create_task(stop.wait()), asyncio.create_task(job)
+    try:
+        await asyncio.wait((asked, running), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+            return True
+        return False
+    finally:
+        asked.cancel()
+        while not running.done():
+            # Again and again, since a client that connects for ever may swallow one.
+            running.cancel()
+            await asyncio.wait((running,), timeout=0.1)
+
+
 def _first(errors: BaseExceptionGroup) -> BaseException:
     first = errors.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -86,6 +86,7 @@ class Bus:
         async def failed(error: Exception) -> None:
             log.debug("nats.error", error=repr(error))
 
+        log.info("nats.connecting", url=self._url)
         nc = nats.aio.client.Client()
         await nc.connect(
             self._url,

@@ -6,6 +6,7 @@ import structlog
 
 from schemas.errors import TaskfoldError
 from schemas.ids import ANY_MODEL
+from schemas.task import Status
 from services import clock
 from services.bus.tasklog import TaskLog
 from services.bus.tickets import Ticket
@@ -35,7 +36,8 @@ class Desk:
     async def run(self, ticket: Ticket, instance: Instance, slot: Slot) -> Outcome:
         """Do what there is to do; the slot is free again when this returns.
 
-        What goes wrong beyond the decider's table leaves the ticket alone: it is delivered again.
+        A fault of ours in the middle of an attempt is a failed attempt, so that no task can bring every
+        dispatcher down in turn; any other leaves the ticket alone, and it is delivered again.
         """
         work = Work(self._log, ticket, slot, instance)
         try:
@@ -43,6 +45,10 @@ class Desk:
             return await self._step(work)
         except* TaskfoldError as errors:
             log.warning("ticket.left", task_id=work.task.task_id, error=str(errors.exceptions[0]))
+        except* Exception:
+            log.exception("ticket.fault", task_id=work.task.task_id)
+            if work.task.status is Status.RUNNING:
+                await work.settle(self._execution.failed_by_us(work.task))
         return Outcome.SETTLED
 
     async def _step(self, work: Work) -> Outcome:

@@ -18,13 +18,14 @@ from schemas.ids import TaskId
 from schemas.lease import Lease
 from schemas.requests import AnySubmission
 from schemas.subjects import ACK_WAIT_S
+from schemas.task import Task
 from services import clock
 from services.artifacts import ArtifactStore
 from services.bus.connection import Bus
 from services.dispatcher import results
 from services.dispatcher.attempt import Attending, Interrupted, Reason
 from services.dispatcher.backends.base import Attached, Failed, Finished, Job, Progressed
-from services.dispatcher.decider import End, after_failure, handed_back
+from services.dispatcher.decider import End, FailureStep, after_failure, handed_back
 from services.dispatcher.fleet import Speeds, units_of_work
 from services.dispatcher.instances import Instance
 from services.dispatcher.policies.health import Condition
@@ -43,6 +44,9 @@ KEEP_S: Final = ACK_WAIT_S / 3
 CONNECTION_LOST: Final = "connection_lost"
 TIMEOUT: Final = TaskError(
     code="timeout", message="the attempt took longer than its run timeout", error_class=ErrorClass.TRANSIENT
+)
+INTERNAL: Final = TaskError(
+    code="internal", message="the dispatcher failed; its log says how", error_class=ErrorClass.TRANSIENT
 )
 _CONDITIONS: Final = {
     ErrorClass.BACKEND_DOWN: Condition.DOWN,
@@ -98,6 +102,10 @@ class Execution:
         finally:
             if self.running.get(job.task_id) is attending:
                 del self.running[job.task_id]
+
+    def failed_by_us(self, task: Task) -> FailureStep:
+        """Decide on a task whose attempt broke something in this dispatcher."""
+        return after_failure(task, INTERNAL, now=clock.now(), policy=self._retry)
 
     async def _job(self, work: Work, submission: AnySubmission, number: int) -> Job:
         backend = work.instance.backend

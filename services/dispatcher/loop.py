@@ -59,6 +59,7 @@ class Loop:
         self._board = Board()
         self._turns = 0
         self._stopping = False
+        self._pulls = 0
         self._tickets: set[Ticket] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup
@@ -179,14 +180,7 @@ class Loop:
 
     async def _serve(self, instance: Instance, slot: Slot, lane: Lane, wait_s: float) -> None:
         """Lease the slot, pull a ticket and run it; afterwards the slot is matched again."""
-        ticket = None
-        try:
-            if await self._lease(slot):
-                ticket = await slot.puller.pull(lane, wait_s)
-        except (UnavailableError, ApiError) as error:
-            log.debug("pull.failed", lane=lane.name, error=str(error))
-        finally:
-            self._board.pulled(lane, found=ticket is not None)
+        ticket = await self._pull(slot, lane, wait_s)
         if ticket is not None:
             self._tickets.add(ticket)
         try:
@@ -202,6 +196,22 @@ class Loop:
                 self._tickets.discard(ticket)
             await self._give_up_if_removed(slot)
             self._free(slot)
+
+    async def _pull(self, slot: Slot, lane: Lane, wait_s: float) -> Ticket | None:
+        ticket = None
+        self._pulls += 1
+        try:
+            if await self._lease(slot):
+                ticket = await slot.puller.pull(lane, wait_s)
+        except (UnavailableError, ApiError) as error:
+            log.debug("pull.failed", lane=lane.name, error=str(error))
+        finally:
+            self._pulls -= 1
+            self._board.pulled(lane, found=ticket is not None)
+        if ticket is not None and self._stopping:
+            await ticket.give_back()
+            return None
+        return ticket
 
     async def _give_up_if_removed(self, slot: Slot) -> None:
         """Release the lease of a slot that the registry has dropped while it worked."""
@@ -259,6 +269,6 @@ class Loop:
     async def _until_idle(self, patience_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
-                while self._execution.running:
+                while self._pulls or any(not ticket.out_of_hand for ticket in self._tickets):
                     self._changed.clear()
                     await self._changed.wait()

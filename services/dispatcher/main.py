@@ -17,6 +17,7 @@ from services.dispatcher.execution import Execution
 from services.dispatcher.instances import Registry
 from services.dispatcher.loop import Loop
 from services.leases import Leases
+from services.process import unless
 from services.settings import Settings
 
 log = structlog.get_logger()
@@ -31,7 +32,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Dispatch until ``stop``, then drain."""
     name = new_name()
     bus = Bus(settings.bus_url, f"taskfold dispatcher {name}")
-    await bus.connect()
+    if not await unless(stop, bus.connect()):
+        return
     log.info("dispatcher.started", name=name, nats=settings.bus_url)
     try:
         async with session() as http:

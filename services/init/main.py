@@ -11,15 +11,17 @@ from schemas.registry import Backend, Source, Wanted
 from services.bus.buckets import Bucket
 from services.bus.connection import Bus
 from services.bus.streams import ensure_stream
+from services.process import unless
 from services.settings import Settings
 
 _GIB = 1024**3
 
 
-async def serve(settings: Settings, stop: asyncio.Event) -> None:  # noqa: ARG001 - ends by itself
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Create what lacks, change what differs, and print a line for each."""
     bus = Bus(settings.bus_url, "taskfold init")
-    await bus.connect()
+    if not await unless(stop, bus.connect()):
+        return
     try:
         await prepare(bus, settings)
     finally:

@@ -6,7 +6,7 @@ import structlog
 
 from services import clock
 from services.bus.connection import Bus
-from services.process import StartError, background
+from services.process import StartError, background, unless
 from services.projector.loop import Projector
 from services.settings import Settings
 
@@ -22,7 +22,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         raise StartError(f"cannot make the data folder {path.parent}: {error.strerror}") from error
     name = clock.new_name()[:8]
     bus = Bus(settings.bus_url, f"taskfold projector {name}")
-    await bus.connect()
+    if not await unless(stop, bus.connect()):
+        return
     log.info("projector.started", readmodel=str(path))
     try:
         async with background(Projector(bus, path, name).run()):
