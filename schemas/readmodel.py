@@ -115,9 +115,10 @@ APPLIED_SEQUENCE: Final = "SELECT sequence FROM checkpoint WHERE one = 1"
 ADMISSION: Final = """
 SELECT (SELECT sequence FROM checkpoint WHERE one = 1),
        (SELECT coalesce(sum(n), 0) FROM counts
-        WHERE kind = ? AND tenant = '*' AND status IN ('SCHEDULED', 'QUEUED', 'RETRYING'))
+        WHERE kind = ? AND tenant = '*' AND status IN ('SCHEDULED', 'QUEUED', 'RETRYING')),
+       coalesce((SELECT n FROM lane_depths WHERE lane = ?), 0),
+       coalesce((SELECT n FROM lane_depths WHERE lane = ?), 0)
 """
-LANE_DEPTH: Final = "SELECT coalesce((SELECT n FROM lane_depths WHERE lane = ?), 0)"
 OVERDUE: Final = """
 SELECT task_id, address FROM tasks WHERE due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?
 """

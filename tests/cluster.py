@@ -129,9 +129,13 @@ class Cluster:
         """Start a simulated GPU and configure it under this variable."""
         chosen = {"profile": ProfileName.SDCPP, "step_ms": 0.0, "models": ("qwen-image",), **options}
         url = await self._exits.enter_async_context(simulator(Options(**chosen)))
-        self._gpu_urls[variable] = url
         self.gpus[variable] = Control(self.http, url)
+        self.use(variable, url)
         return self.gpus[variable]
+
+    def use(self, variable: str, url: str) -> None:
+        """Configure a GPU that runs somewhere else."""
+        self._gpu_urls[variable] = url
 
     async def start(self, *names: str) -> list[Process]:
         """Start processes such as ``api`` or ``dispatcher-2``; init runs before the first of them."""

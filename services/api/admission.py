@@ -6,6 +6,7 @@ has it; so within one process the bound holds exactly, however many ask at once.
 
 import heapq
 from collections import Counter
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -58,6 +59,11 @@ class Admission:
     def in_lane(self, lane: Lane) -> int:
         """How many of those are in one lane."""
         return self._lanes[lane.name]
+
+    def shorter(self, lanes: Sequence[Lane], depths: Sequence[int]) -> Lane:
+        """Give the lane that is shorter, with what this process has in it on top of its projected depth."""
+        total = [depth + self.in_lane(lane) for lane, depth in zip(lanes, depths, strict=True)]
+        return lanes[total.index(min(total))]
 
     def _prune(self, kind: str, checkpoint: int) -> None:
         stored = self._stored.get(kind, [])

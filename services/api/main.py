@@ -105,7 +105,7 @@ class Api:
             store=store,
             models=self.models,
             admission=admission,
-            lanes=Lanes(self.bus, self.model, admission, settings.lanes),
+            lanes=Lanes(self.bus, settings.lanes),
             recent=self.recent,
             limits=Limits(
                 start_deadline_s=settings.start_deadline_s,

@@ -174,13 +174,15 @@ class Submitter(Struct, frozen=True, kw_only=True):
     def _place(self, submission: AnySubmission) -> Place:
         """Reserve room; while the read model is away, by what it said last and what came since."""
         kind = submission.kind
+        lanes = self.lanes.of(submission)
         try:
-            counted = self.model.row(readmodel.ADMISSION, kind)
+            counted = self.model.row(readmodel.ADMISSION, kind, lanes[0].name, lanes[1].name)
         except ReadModelAwayError:
             counted = None
-        checkpoint, waiting = counted or self.last_waiting.get(kind, (0, 0))
+        checkpoint, waiting, *depths = counted or (*self.last_waiting.get(kind, (0, 0)), 0, 0)
         self.last_waiting[kind] = (checkpoint, waiting)
-        place = self.admission.reserve(self.lanes.choose(submission), checkpoint, waiting)
+        lane = self.admission.shorter(lanes, depths)
+        place = self.admission.reserve(lane, checkpoint, waiting)
         if place is None:
             raise RejectedError(Code.QUEUE_FULL, f"the queue for {kind} is full; nothing was stored")
         return place

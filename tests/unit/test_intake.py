@@ -153,7 +153,9 @@ def test_a_nested_request_is_refused_alike_and_its_members_by_their_path(
         ({"kind": "image", "request": {**PROMPT, "tags": []}}, Code.UNKNOWN_MEMBER, "request.tags"),
     ],
 )
-def test_what_is_wrong_around_a_request_is_refused_too(raw: dict[str, Any], code: Code, member: str) -> None:
+def test_what_is_wrong_around_a_request_is_refused_too(
+    raw: dict[str, Any], code: Code, member: str
+) -> None:
     refused = refusal(lambda: intake.nested(raw))
 
     assert (refused.code, refused.member) == (code, member)
@@ -325,7 +327,9 @@ def test_who_may_start_late_may_also_finish_late() -> None:
         ({"not_before": "0001-01-01T00:00:00+14:00"}, None),
     ],
 )
-def test_a_delay_moves_the_start_and_the_deadlines(members: dict[str, Any], not_before: float | None) -> None:
+def test_a_delay_moves_the_start_and_the_deadlines(
+    members: dict[str, Any], not_before: float | None
+) -> None:
     made = submit(**members)
     begin = at(not_before or 0)
 
@@ -344,7 +348,11 @@ def test_moments_are_stored_in_utc_whatever_zone_they_came_in() -> None:
 
 @pytest.mark.parametrize(
     "members",
-    [{"delay_s": HORIZON_S - LIFE_S}, {"start_deadline_s": HORIZON_S}, {"not_before": "2026-12-05T09:00:00Z"}],
+    [
+        {"delay_s": HORIZON_S - LIFE_S},
+        {"start_deadline_s": HORIZON_S},
+        {"not_before": "2026-12-05T09:00:00Z"},
+    ],
 )
 def test_a_task_may_live_as_long_as_the_log(members: dict[str, Any]) -> None:
     assert submit(**members).deadline == at(HORIZON_S)
@@ -395,7 +403,13 @@ def test_the_order_of_members_is_no_difference() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"prompt": "a blue fox"}, {"seed": 1}, {"user": "ada"}, {"priority": "low"}, {"metadata": {"a": None}}],
+    [
+        {"prompt": "a blue fox"},
+        {"seed": 1},
+        {"user": "ada"},
+        {"priority": "low"},
+        {"metadata": {"a": None}},
+    ],
 )
 def test_a_changed_member_is_a_difference(change: dict[str, Any]) -> None:
     one = intake.flat(Kind.IMAGE, PROMPT)

@@ -230,5 +230,8 @@ def test_a_lookup_gives_the_task_that_the_whole_history_gives(whole: list[Record
 
 def test_what_a_task_was_asked_is_what_the_first_event_says() -> None:
     assert task(submitted(max_attempts=5)).submission == image(max_attempts=5)
-    assert task(submitted(), started(), TaskAttached(attempt=1, dispatcher="b", remote_id="x")).dispatcher == "b"
+    assert (
+        task(submitted(), started(), TaskAttached(attempt=1, dispatcher="b", remote_id="x")).dispatcher
+        == "b"
+    )
     assert task(submitted(), started(), failed()).error == error(failed().error.error_class)
