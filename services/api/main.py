@@ -11,7 +11,6 @@ from typing import Final
 
 import structlog
 from litestar.handlers import HTTPRouteHandler
-from nats.aio.msg import Msg
 
 from schemas import subjects
 from schemas.errors import DisconnectedError, UnavailableError
@@ -37,7 +36,7 @@ from services.api.sweeper import Sweeper
 from services.api.tasks import TaskRoutes
 from services.api.uploads import Uploads
 from services.artifacts import ArtifactStore
-from services.bus.connection import Bus
+from services.bus.connection import Bus, Msg
 from services.bus.tasklog import TaskLog
 from services.leases import Leases
 from services.settings import Settings

@@ -11,13 +11,12 @@ from datetime import timedelta
 from typing import Final
 
 import structlog
-from nats.aio.msg import Msg
 
 from schemas.errors import UnavailableError, UndecodableError
 from schemas.lease import Claim, Lease
 from schemas.subjects import SUBMITTED, WAKE_CANCELLED, WAKE_EXPIRED, WAKE_SUBMITTED, Lane, parse_subject
 from services import clock
-from services.bus.connection import ApiError, Bus
+from services.bus.connection import ApiError, Bus, Msg
 from services.bus.streams import lane_depths
 from services.bus.tickets import Ticket
 from services.dispatcher.attempt import Reason
