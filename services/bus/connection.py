@@ -19,6 +19,8 @@ from nats.aio.subscription import Subscription
 
 from schemas.errors import DisconnectedError, OutcomeUnknownError, StorageFullError, TaskfoldError
 
+__all__ = ["NO_RESPONDERS", "REQUEST_TIMEOUT_S", "ApiError", "Bus", "Msg", "status"]
+
 log = structlog.get_logger()
 
 REQUEST_TIMEOUT_S: Final = 2.0
