@@ -7,8 +7,13 @@ it, unless the backend is known to stop when its client goes away.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from services.dispatcher.backends.base import Failed, Finished, Report
+import aiohttp
+
+from schemas.registry import Backend
+from services.dispatcher.backends import openai_health
+from services.dispatcher.backends.base import Failed, Finished, Health, Job, Report
 from services.dispatcher.backends.classify import cancelled, unless_stopped
+from services.dispatcher.backends.http import Endpoint
 
 
 class OneShot:
@@ -43,3 +48,24 @@ class OneShot:
         finally:
             self._connection = None
         return unless_stopped(end, stopped=self._stopped)
+
+
+class OneShotAdapter:
+    """An adapter whose every call is one request, to a server with OpenAI's routes."""
+
+    def __init__(self, session: aiohttp.ClientSession, backend: Backend) -> None:
+        self._endpoint = Endpoint(session, backend)
+        self._disconnect_cancels = backend.disconnect_cancels
+
+    def call(self, job: Job) -> OneShot:
+        return OneShot(lambda: self.attempt(job), disconnect_cancels=self._disconnect_cancels)
+
+    async def probe(self, timeout_s: float) -> Health:
+        return await openai_health.probe(self._endpoint, timeout_s)
+
+    async def idle(self, remote_id: str | None) -> bool | None:  # noqa: ARG002 - the port's; none is ever given out
+        return await openai_health.idle(self._endpoint)
+
+    async def attempt(self, job: Job) -> Finished | Failed:
+        """Make the one request of a job, and read its answer."""
+        raise NotImplementedError

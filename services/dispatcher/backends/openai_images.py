@@ -7,13 +7,11 @@ import asyncio
 import re
 from typing import Final
 
-import aiohttp
 from msgspec import Struct
 
-from schemas.registry import Backend
 from schemas.requests import ImageRequest
-from services.dispatcher.backends import images, openai_health
-from services.dispatcher.backends.base import Failed, Finished, Health, Job
+from services.dispatcher.backends import images
+from services.dispatcher.backends.base import Failed, Finished, Job
 from services.dispatcher.backends.classify import (
     OK,
     Broken,
@@ -23,8 +21,7 @@ from services.dispatcher.backends.classify import (
     said,
     wrong_kind,
 )
-from services.dispatcher.backends.http import Endpoint
-from services.dispatcher.backends.oneshot import OneShot
+from services.dispatcher.backends.oneshot import OneShotAdapter
 
 GENERATIONS: Final = "/v1/images/generations"
 FETCH_TIMEOUT_S: Final = 60.0
@@ -41,23 +38,10 @@ class _Answer(Struct, frozen=True):
     data: tuple[_Picture, ...]
 
 
-class OpenaiImagesAdapter:
+class OpenaiImagesAdapter(OneShotAdapter):
     """See the module."""
 
-    def __init__(self, session: aiohttp.ClientSession, backend: Backend) -> None:
-        self._endpoint = Endpoint(session, backend)
-        self._disconnect_cancels = backend.disconnect_cancels
-
-    def call(self, job: Job) -> OneShot:
-        return OneShot(lambda: self._attempt(job), disconnect_cancels=self._disconnect_cancels)
-
-    async def probe(self, timeout_s: float) -> Health:
-        return await openai_health.probe(self._endpoint, timeout_s)
-
-    async def idle(self, remote_id: str | None) -> bool | None:  # noqa: ARG002 - the port's; none is ever given out
-        return await openai_health.idle(self._endpoint)
-
-    async def _attempt(self, job: Job) -> Finished | Failed:
+    async def attempt(self, job: Job) -> Finished | Failed:
         request = job.request
         if not isinstance(request, ImageRequest):
             return wrong_kind()

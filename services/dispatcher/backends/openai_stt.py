@@ -8,16 +8,13 @@ import secrets
 from collections.abc import AsyncIterator
 from typing import Final
 
-import aiohttp
-
 from schemas.events import ErrorClass
-from schemas.registry import Backend
 from schemas.requests import SpeechRequest
-from services.dispatcher.backends import openai_health, transcripts
-from services.dispatcher.backends.base import Audio, Failed, Finished, Health, Job, failed
+from services.dispatcher.backends import transcripts
+from services.dispatcher.backends.base import Audio, Failed, Finished, Job, failed
 from services.dispatcher.backends.classify import OK, Broken, no_success, wrong_kind
-from services.dispatcher.backends.http import Endpoint, Upload
-from services.dispatcher.backends.oneshot import OneShot
+from services.dispatcher.backends.http import Upload
+from services.dispatcher.backends.oneshot import OneShotAdapter
 
 TRANSCRIPTIONS: Final = "/v1/audio/transcriptions"
 TRANSLATIONS: Final = "/v1/audio/translations"
@@ -26,23 +23,10 @@ _MEDIA_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+(; ?[\w-]+=[\w.+,-]+)*", re.A
 _QUOTED: Final = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A", "\0": "%00"})
 
 
-class OpenaiSttAdapter:
+class OpenaiSttAdapter(OneShotAdapter):
     """See the module."""
 
-    def __init__(self, session: aiohttp.ClientSession, backend: Backend) -> None:
-        self._endpoint = Endpoint(session, backend)
-        self._disconnect_cancels = backend.disconnect_cancels
-
-    def call(self, job: Job) -> OneShot:
-        return OneShot(lambda: self._attempt(job), disconnect_cancels=self._disconnect_cancels)
-
-    async def probe(self, timeout_s: float) -> Health:
-        return await openai_health.probe(self._endpoint, timeout_s)
-
-    async def idle(self, remote_id: str | None) -> bool | None:  # noqa: ARG002 - the port's; none is ever given out
-        return await openai_health.idle(self._endpoint)
-
-    async def _attempt(self, job: Job) -> Finished | Failed:
+    async def attempt(self, job: Job) -> Finished | Failed:
         request = job.request
         if not isinstance(request, SpeechRequest):
             return wrong_kind()
