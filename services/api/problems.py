@@ -20,7 +20,9 @@ from schemas.errors import (
     TaskfoldError,
     UnavailableError,
 )
+from schemas.ids import parse_task_id
 from schemas.requests import MAX_REQUEST_BYTES
+from schemas.views import API
 from services.api.answer import Ask, encode
 from services.api.queries import ReadModelAwayError
 
@@ -99,7 +101,22 @@ def _litestars(request: Ask, error: HTTPException) -> tuple[RejectedError, dict[
     code, detail = known
     if code is Code.BODY_TOO_LARGE:
         return too_large(request), {}
+    if code is Code.METHOD_NOT_ALLOWED and not _names_a_task(request.scope["path"]):
+        code, detail = _OF_STATUS[HTTPStatus.NOT_FOUND]
+        return RejectedError(code, detail), {}
     return RejectedError(code, detail), error.headers or {}
+
+
+def _names_a_task(path: str) -> bool:
+    """Whether a path that looks like a task's has the id of one: ``/tasks/batch`` is no task's route."""
+    under_tasks = path.removeprefix(f"{API}/tasks/")
+    if under_tasks == path:
+        return True
+    try:
+        parse_task_id(under_tasks.partition("/")[0])
+    except RejectedError:
+        return False
+    return True
 
 
 def too_large(request: Ask) -> RejectedError:
