@@ -187,7 +187,7 @@ def decode(token: str, body: bytes) -> TaskEvent:
         raise UndecodableError(f"no event is called {token!r}")
     try:
         return decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8, or nested without end
         raise UndecodableError(f"{token}: {error}") from error
 
 

@@ -33,6 +33,7 @@ Raw = dict[str, Any]  # Any: JSON, not yet checked
 S = TypeVar("S", bound=Struct)
 
 MAX_METADATA_BYTES: Final = 16 * 1024
+MAX_METADATA_LEVELS: Final = 16
 MAX_DELAY_S: Final = 30 * 86_400
 
 
@@ -81,7 +82,7 @@ def read_json(body: bytes) -> Raw:
         raise RejectedError(Code.BODY_TOO_LARGE, f"a request has at most {MAX_REQUEST_BYTES} bytes")
     try:
         raw = _decode(body)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8, or nested without end
         raise RejectedError(Code.MALFORMED, f"the body is not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise RejectedError(Code.MALFORMED, "the body is a JSON object")
@@ -126,11 +127,26 @@ def _checked(kind: Kind, request: Raw, common: Raw, prefix: str, *, strict: bool
         raise RejectedError(
             Code.CONFLICTING_MEMBERS, "not_before and delay_s exclude each other", member="delay_s"
         )
-    if len(msgspec.json.encode(found.metadata)) > MAX_METADATA_BYTES:
-        raise RejectedError(
-            Code.OUT_OF_RANGE, f"metadata has at most {MAX_METADATA_BYTES} bytes of JSON", member="metadata"
-        )
+    _check_metadata(found.metadata)
     return Intake(checked, found)
+
+
+def _check_metadata(metadata: Raw) -> None:
+    """Bound what every later reader has to decode."""
+    if _deeper(metadata, MAX_METADATA_LEVELS):
+        limit = f"{MAX_METADATA_LEVELS} levels"
+    elif len(msgspec.json.encode(metadata)) > MAX_METADATA_BYTES:
+        limit = f"{MAX_METADATA_BYTES} bytes of JSON"
+    else:
+        return
+    raise RejectedError(Code.OUT_OF_RANGE, f"metadata has at most {limit}", member="metadata")
+
+
+def _deeper(value: Any, levels: int) -> bool:  # Any: JSON
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(one, levels - 1) for one in inner)
 
 
 def check(

@@ -64,7 +64,7 @@ CREATE TABLE lane_depths (
 INIT_CHECKPOINT: Final = "INSERT INTO checkpoint VALUES (1, ?, ?, ?, 0)"
 GET_CHECKPOINT: Final = "SELECT sequence, stream, schema FROM checkpoint WHERE one = 1"
 SET_CHECKPOINT: Final = (
-    "UPDATE checkpoint SET sequence = ?, ignored = ignored + ? WHERE one = 1 AND sequence <= ?"
+    "UPDATE checkpoint SET sequence = ?, ignored = ignored + ? WHERE one = 1 AND sequence < ?"
 )
 GET_STATE: Final = "SELECT number, address, state FROM tasks WHERE task_id = ?"
 # `sequence` makes the write safe twice: an event that was applied already changes nothing.

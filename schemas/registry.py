@@ -5,7 +5,7 @@ The one rule: ``wanted`` and what is configured is what people say; ``learned_*`
 
 from enum import StrEnum
 from typing import Annotated, Final
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -91,23 +91,22 @@ def from_url(name: BackendId, url: str, kind: Kind) -> Backend:
     """
     # A scheme may not have the underscore that a protocol has, so that is taken off first.
     protocol, _, rest = url.rpartition("+") if "+" in url.partition("://")[0] else ("", "", url)
-    parts = urlsplit(rest)
-    transport = parts.scheme
-    if transport not in ("http", "https") or not parts.hostname:
+    parts = _address(rest)
+    if parts is None:
         raise RejectedError(
             Code.OUT_OF_RANGE, f"{name}: an address like http://host:port, not {url!r}", member=name
         )
-    options = dict(parse_qsl(parts.query))
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(set(options) - set(_OPTIONS)):
         raise RejectedError(
             Code.UNKNOWN_MEMBER,
             f"{name}: unknown option {unknown[0]!r} in {url!r}; allowed are {', '.join(_OPTIONS)}",
             member=name,
         )
-    bare = urlunsplit((transport, parts.netloc, parts.path.rstrip("/"), "", ""))
+    bare = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
     models = tuple(m for m in options.pop("models", "").split(",") if m)
     raw = {"name": name, "url": bare, "kind": kind, "models": models, **options}
-    if protocol:
+    if rest != url:
         raw["protocol"] = protocol
     try:
         backend = msgspec.convert(raw, Backend, strict=False)
@@ -118,3 +117,13 @@ def from_url(name: BackendId, url: str, kind: Kind) -> Backend:
             Code.OUT_OF_RANGE, f"{name}: {backend.protocol} does not serve {kind}, in {url!r}", member=name
         )
     return backend
+
+
+def _address(url: str) -> SplitResult | None:
+    """Take a url apart; None for what nobody could connect to."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets that do not match, a port that is no number
+        return None
+    return parts if usable else None

@@ -35,7 +35,9 @@ Json = dict[str, Any]  # Any: what the api answered
 T = TypeVar("T")
 
 
-async def eventually(look: Callable[[], Awaitable[T]], what: str, patience_s: float = PATIENCE_S) -> T:
+async def eventually(
+    look: Callable[[], Awaitable[T | None]], what: str, patience_s: float = PATIENCE_S
+) -> T:
     """Look again and again until there is something to see, and give it."""
     try:
         async with asyncio.timeout(patience_s):

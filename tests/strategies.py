@@ -1,6 +1,7 @@
 """Hypothesis strategies for our own types, and for every history that the system can write.
 
-The one rule: values come from the types' own annotations, so that a new member is tested without a word here.
+The one rule: values come from the types' own annotations, so that a new member is tested without a word
+here.
 """
 
 import math
@@ -94,13 +95,8 @@ def _plain(info: shape.Type) -> st.SearchStrategy[Any]:  # Any: as above
             if info.pattern:
                 return st.from_regex(info.pattern, fullmatch=True).filter(lambda s: not s.endswith("\n"))
             return st.text(min_size=info.min_length or 0, max_size=min(info.max_length or 20, 20))
-        case shape.IntType():
-            step, low, high = info.multiple_of or 1, info.ge, info.le
-            least = math.ceil(low / step) if low is not None else -(2**53)
-            most = high // step if high is not None else 2**53
-            return st.integers(least, most).map(lambda n: n * step)
-        case shape.FloatType():
-            return st.floats(info.ge, info.le, allow_nan=False, allow_infinity=False)
+        case shape.IntType() | shape.FloatType():
+            return _number(info)
         case shape.DateTimeType():
             return _MOMENTS
         case shape.DictType():
@@ -113,6 +109,16 @@ def _plain(info: shape.Type) -> st.SearchStrategy[Any]:  # Any: as above
             return st.none()
         case _:
             raise NotImplementedError(f"no strategy for {info}")
+
+
+def _number(info: shape.IntType | shape.FloatType) -> st.SearchStrategy[float]:
+    if isinstance(info, shape.FloatType):
+        low, above = (info.ge, False) if info.gt is None else (info.gt, True)
+        return st.floats(low, info.le, exclude_min=above, allow_nan=False, allow_infinity=False)
+    step = info.multiple_of or 1
+    least = math.ceil(info.ge / step) if info.ge is not None else -(2**53)
+    most = info.le // step if info.le is not None else 2**53
+    return st.integers(least, most).map(lambda n: n * step)
 
 
 def events() -> st.SearchStrategy[TaskEvent]:

@@ -62,22 +62,24 @@ class Fold:
             return
         after = evolve(before, recorded)
         number = known.number if known else recorded.sequence
-        self._known[recorded.task_id] = Known(number, after, known.address if known else address)
+        home = known.address if known else address
+        self._known[recorded.task_id] = Known(number, after, home)
         self._changed.add(recorded.task_id)
-        self._count(before, after, address)
+        self._count(before, -1, home)
+        self._count(after, 1, home)
         token = TOKENS[type(recorded.event)]
         self.events.append(
             (recorded.sequence, recorded.task_id, f"task.{token}", views.wire_event(recorded))
         )
 
-    def _count(self, before: Task, after: Task, address: Address) -> None:
-        tenant = after.submission.tenant if after.submission else "default"
-        for status, change in ((before.status, -1), (after.status, 1)):
-            if status is not Status.ABSENT:
-                for whose in (tenant, EVERY_TENANT):
-                    self._counts[address.lane.kind, whose, status] += change
-            if status in WAITING:
-                self._depths[address.lane.name] += change
+    def _count(self, task: Task, change: int, address: Address) -> None:
+        if task.status is Status.ABSENT:
+            return
+        tenant = task.submission.tenant if task.submission else "default"
+        for whose in (tenant, EVERY_TENANT):
+            self._counts[address.lane.kind, whose, task.status] += change
+        if task.status in WAITING:
+            self._depths[address.lane.name] += change
 
     def tasks(self) -> Iterator[Row]:
         """Give the rows of the tasks that have changed."""

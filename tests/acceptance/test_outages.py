@@ -113,7 +113,7 @@ async def test_a_stream_resumes_without_gap_or_repeat_when_projector_and_api_die
         last = (await cluster.document(accepted[-1]))["sequence"]
 
         async def caught_up() -> bool:
-            return reader.events[-1]["sequence"] >= last
+            return bool(reader.events[-1]["sequence"] >= last)
 
         await eventually(caught_up, "the reader has seen the last event")
         reading.cancel()

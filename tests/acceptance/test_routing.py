@@ -39,6 +39,7 @@ async def test_what_is_urgent_runs_first(make_cluster: MakeCluster) -> None:
     await gpu.script(Fault.HANG)
     first = await cluster.submit("the one that runs")
     await cluster.reached(first, "RUNNING")
+    last = first
     for priority in ("low", "normal", "high"):
         body = {"kind": "image", "priority": priority, "request": {"prompt": priority, "steps": 1}}
         status, answer = await cluster.ask("POST", "/api/v1/tasks", json=body)

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from schemas.events import TaskCancelled, TaskDone, TaskStarted, TaskSubmitted, Usage
+from schemas.events import TaskCancelled, TaskDone, TaskEvent, TaskStarted, TaskSubmitted, Usage
 from schemas.ids import BackendId
 from schemas.requests import ImageRequest, ImageSubmission
 from schemas.subjects import Address, Lane
@@ -37,7 +37,7 @@ def address() -> Address:
 async def test_of_racing_appends_exactly_one_wins_and_the_others_see_it(log: TaskLog) -> None:
     where = address()
     submitted = await log.append(where, SUBMITTED, expected=0, patience_s=2)
-    events = [STARTED, TaskCancelled(by="user")] * 8
+    events: list[TaskEvent] = [STARTED, TaskCancelled(by="user")] * 8
 
     outcomes = await asyncio.gather(
         *(log.append(where, event, expected=submitted, patience_s=2) for event in events),

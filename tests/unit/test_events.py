@@ -58,6 +58,8 @@ def test_an_error_s_class_is_called_class() -> None:
         ("submitted", events.encode(submitted()).replace(b'"image"', b'"hologram"')),
         ("started", b"\xff\xfe"),
         ("cancelled", b""),
+        ("cancelled", b'{"by":"\xff"}'),
+        ("cancelled", b'{"by":"x","more":' + b"[" * 5000 + b"]" * 5000 + b"}"),
     ],
 )
 def test_what_cannot_be_read_says_so_and_nothing_else(token: str, body: bytes) -> None:

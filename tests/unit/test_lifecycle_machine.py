@@ -10,7 +10,7 @@ from schemas.requests import AnySubmission
 from schemas.task import FINAL, TRANSITIONS, Status, Task, evolve, fold
 from tests import strategies
 from tests.builders import TASK
-from tests.strategies import Writers, last_of_each
+from tests.strategies import Writers
 
 ENDINGS = {event for (_, event), after in TRANSITIONS.items() if after in FINAL} - {
     event for (before, event) in TRANSITIONS if before in FINAL

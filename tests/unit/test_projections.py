@@ -1,0 +1,243 @@
+"""Events in, rows out: however they are batched, and whatever is delivered twice."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import views
+from schemas.events import TOKENS, Recorded, TaskEvent, Undecodable
+from schemas.ids import TaskId
+from schemas.subjects import Address, parse_subject
+from schemas.task import FINAL, WAITING, Status, Task, fold
+from services.projector.projections import EVERY_TENANT, Fold, Known, Row, decode_state
+from tests import strategies
+from tests.builders import (
+    ADDRESS,
+    LANE,
+    OTHER,
+    TASK,
+    cancelled,
+    done,
+    history,
+    record,
+    scheduled,
+    started,
+    submitted,
+)
+
+TASKS = (TASK, OTHER)
+STATE, DOCUMENT = -1, -2
+
+
+class Table:
+    """What the store keeps, by the rules of its SQL: upserts by sequence, events once, sums."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[object, Row] = {}
+        self.events: dict[object, Row] = {}
+        self.counts: Counter[tuple[object, ...]] = Counter()
+        self.depths: Counter[object] = Counter()
+        self.ignored = 0
+
+    def apply(self, batch: Iterable[Recorded]) -> Fold:
+        fold = Fold()
+        for recorded in batch:
+            if fold.missing(recorded.task_id):
+                fold.remember(recorded.task_id, self.known(recorded.task_id))
+            fold.apply(recorded, Address(LANE, recorded.task_id))
+        for row in fold.tasks():
+            self.tasks[row[1]] = row
+        for row in fold.events:
+            self.events.setdefault(row[0], row)
+        for *key, change in fold.counts():
+            self.counts[tuple(key)] += _number(change)
+        for lane, change in fold.depths():
+            self.depths[lane] += _number(change)
+        return fold
+
+    def known(self, task_id: TaskId) -> Known | None:
+        row = self.tasks.get(task_id)
+        if row is None:
+            return None
+        state, number, prefix = row[STATE], row[0], row[5]
+        assert isinstance(state, bytes)
+        return Known(_number(number), decode_state(state), parse_subject(f"{prefix}.state")[0])
+
+    def content(self) -> tuple[object, ...]:
+        return self.tasks, self.events, +self.counts, +self.depths
+
+
+def _number(value: object) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[Recorded]:
+    """Give the log of two tasks, one event after another, with a stranger's events in between."""
+    waiting = [draw(strategies.histories(task_id)) for task_id in TASKS]
+    log: list[Recorded] = []
+    while any(waiting):
+        source = draw(st.sampled_from([one for one in waiting if one]))
+        log.append(msgspec.structs.replace(source.pop(0), sequence=len(log) + 1))
+        if draw(st.integers(0, 9)) == 0:
+            unreadable = Undecodable("written by a stranger")
+            log.append(record(unreadable, len(log) + 1, task_id=draw(st.sampled_from(TASKS))))
+    return log
+
+
+def applied(*batches: Iterable[Recorded]) -> Table:
+    table = Table()
+    for batch in batches:
+        table.apply(batch)
+    return table
+
+
+@given(logs(), st.data())
+def test_any_split_and_any_batch_twice_gives_the_same_rows(
+    log: list[Recorded], data: st.DataObject
+) -> None:
+    whole = applied(log)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(log)), max_size=5)))
+    edges = [0, *cuts, len(log)]
+    table = Table()
+    for begin, end in itertools.pairwise(edges):
+        for _ in range(data.draw(st.integers(1, 2))):
+            # What is delivered again may begin earlier than what was delivered first.
+            table.apply(log[data.draw(st.integers(0, begin)) : end])
+
+    assert table.content() == whole.content()
+
+
+@given(logs())
+def test_counts_say_how_many_tasks_there_are_of_each_status(log: list[Recorded]) -> None:
+    for length in range(len(log) + 1):
+        table = applied(log[:length])
+        tasks = [fold(task_id, (r for r in log[:length] if r.task_id == task_id)) for task_id in TASKS]
+        there = [task for task in tasks if task.status is not Status.ABSENT]
+
+        expected: Counter[tuple[object, ...]] = Counter()
+        for task in there:
+            assert task.submission is not None
+            for tenant in (task.submission.tenant, EVERY_TENANT):
+                expected["image", tenant, task.status] += 1
+        assert +table.counts == expected
+        assert min(table.counts.values(), default=0) >= 0
+        assert table.depths[LANE.name] == sum(task.status in WAITING for task in there)
+
+
+@given(logs())
+def test_a_row_shows_the_document_that_a_lookup_shows(log: list[Recorded]) -> None:
+    table = applied(log)
+    for task_id in TASKS:
+        seen = [r for r in log if r.task_id == task_id and not isinstance(r.event, Undecodable)]
+        task = fold(task_id, strategies.last_of_each(seen))
+
+        assert table.tasks[task_id][DOCUMENT] == views.encoded(task, Address(LANE, task_id))
+        known = table.known(task_id)
+        assert known is not None
+        assert known.task == task
+
+
+@given(logs())
+def test_the_history_shows_every_legal_event_once_and_no_other(log: list[Recorded]) -> None:
+    table = Table()
+    ignored = table.apply(log).ignored
+
+    assert len(table.events) + ignored == len(log)
+    for recorded in log:
+        if recorded.sequence in table.events:
+            assert not isinstance(recorded.event, Undecodable)
+            token = TOKENS[type(recorded.event)]
+            wire = views.wire_event(recorded)
+            assert table.events[recorded.sequence] == (
+                recorded.sequence,
+                recorded.task_id,
+                f"task.{token}",
+                wire,
+            )
+
+
+@given(st.lists(strategies.recorded(), max_size=15))
+def test_whatever_a_log_holds_no_count_goes_below_nought(log: list[Recorded]) -> None:
+    log = [msgspec.structs.replace(one, sequence=number) for number, one in enumerate(log, 1)]
+    table = applied(log)
+
+    assert min(table.counts.values(), default=0) >= 0
+    assert min(table.depths.values(), default=0) >= 0
+
+
+def test_a_row_has_what_queries_look_for() -> None:
+    table = applied(
+        history(scheduled(tenant="acme", fingerprint="f"), submitted(tenant="acme", fingerprint="f"))
+    )
+    row = table.tasks[TASK]
+
+    assert row[:9] == (
+        1,
+        TASK,
+        "image",
+        Status.QUEUED,
+        "acme",
+        ADDRESS.prefix,
+        "f",
+        "2026-11-25T09:00:00.000Z",
+        2,
+    )
+
+
+@pytest.mark.parametrize("last", [cancelled(), done()])
+def test_a_task_that_is_over_is_never_due(last: TaskEvent) -> None:
+    row = applied(history(submitted(), started(), last)).tasks[TASK]
+
+    assert row[3] in FINAL
+    assert row[7] is None
+
+
+def test_the_start_deadline_counts_until_a_task_has_begun() -> None:
+    assert applied(history(submitted())).tasks[TASK][7] == "2026-11-25T09:00:00.000Z"
+    assert applied(history(submitted(), started())).tasks[TASK][7] == "2026-11-26T09:00:00.000Z"
+
+
+def test_progress_is_over_for_every_task_that_does_not_run() -> None:
+    running = Table().apply(history(submitted(), started()))
+    ended = Table().apply(history(submitted(), started(), done()))
+
+    assert list(running.not_running()) == []
+    assert list(ended.not_running()) == [(TASK,)]
+
+
+def test_what_is_ignored_is_counted_and_not_shown() -> None:
+    fold = Table().apply(history(started(), submitted(), Undecodable("?"), done(), cancelled(), started()))
+
+    assert fold.ignored == 4
+    assert [row[2] for row in fold.events] == ["task.submitted", "task.cancelled"]
+
+
+def test_a_batch_that_changes_nothing_has_no_rows() -> None:
+    table = applied(history(submitted()))
+    fold = table.apply(history(submitted()))
+
+    assert list(fold.tasks()) == list(fold.counts()) == list(fold.depths()) == fold.events == []
+
+
+def test_a_state_reads_back_from_its_row() -> None:
+    whole = history(submitted(), started(), done(text="x"))
+    known = applied(whole).known(TASK)
+
+    assert known is not None
+    assert known.task == fold(TASK, whole)
+    assert isinstance(known.task, Task)
+
+
+def test_a_task_is_counted_off_where_it_was_counted_on() -> None:
+    first, second = history(scheduled(tenant="acme"), submitted(tenant="other"))
+    table = applied([first], [second])
+
+    assert +table.counts == {("image", "other", "QUEUED"): 1, ("image", EVERY_TENANT, "QUEUED"): 1}
+    assert min(table.counts.values()) == 0
