@@ -1,0 +1,1 @@
+"""One machine: everything in one process tree, nats-server included."""

@@ -79,8 +79,8 @@ END = 172_800
 )
 def test_a_ticket_is_dealt_with_by_the_state_of_its_task(
     happened: list[TaskEvent],
-    alive: bool,
-    step: TicketStep,  # noqa: FBT001 - a column of the table
+    alive: bool,  # noqa: FBT001 - a column of the table
+    step: TicketStep,
 ) -> None:
     assert with_ticket(task(*happened), now=at(20), alive=alive) == step
 

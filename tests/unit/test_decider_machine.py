@@ -59,9 +59,7 @@ class Deciding(RuleBasedStateMachine):
     @initialize(submission=strategies.submissions())
     def begin(self, submission: AnySubmission) -> None:
         self.max_attempts = submission.max_attempts
-        self.happens(
-            submitted(**{name: getattr(submission, name) for name in submission.__struct_fields__})
-        )
+        self.happens(TaskSubmitted(submission=submission))
 
     @rule(seconds=st.integers(1, 90))
     def time_passes(self, seconds: int) -> None:
