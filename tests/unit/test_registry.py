@@ -57,6 +57,13 @@ def test_a_url_says_what_an_instance_is(url: str, expected: Backend) -> None:
     assert from_url(NAME, url, Kind.IMAGE) == expected
 
 
+def test_an_instance_of_which_nothing_is_said_has_one_slot_and_is_on() -> None:
+    plain = from_url(NAME, "http://gpu:8080", Kind.IMAGE)
+
+    assert (plain.slots, plain.weight, plain.disconnect_cancels) == (1, 1.0, False)
+    assert (plain.wanted, plain.source) == (Wanted.ON, Source.CONFIG)
+
+
 @pytest.mark.parametrize(
     ("url", "code"),
     [

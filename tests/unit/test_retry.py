@@ -1,6 +1,7 @@
 """When an attempt is tried again."""
 
 from datetime import timedelta
+from itertools import combinations
 
 import pytest
 from hypothesis import given
@@ -29,6 +30,19 @@ def test_a_retry_waits_at_most_the_doubled_base_and_the_cap(task_id: TaskId, cou
     assert delay == retry_delay(POLICY, task_id, counted)
 
 
+@pytest.mark.parametrize(("counted", "ceiling_s"), [(1, 2), (2, 4), (3, 8), (4, 16), (5, 30), (1000, 30)])
+def test_retries_are_spread_over_all_of_a_time_that_doubles(counted: int, ceiling_s: float) -> None:
+    tasks = [TaskId(f"task-{number}") for number in range(200)]
+    delays = [retry_delay(POLICY, task_id, counted).total_seconds() for task_id in tasks]
+
+    assert min(delays) < 0.05 * ceiling_s
+    assert 0.95 * ceiling_s < max(delays) < ceiling_s
+
+
+def test_a_first_retry_comes_within_a_second_and_the_last_within_a_minute() -> None:
+    assert RetryPolicy() == RetryPolicy(base=timedelta(seconds=1), cap=timedelta(seconds=60))
+
+
 @given(st.integers(1, 1000))
 def test_a_hand_back_waits_from_1_to_60_seconds(handbacks: int) -> None:
     delay = handback_delay(handbacks)
@@ -53,3 +67,12 @@ def test_tasks_and_attempts_that_failed_together_come_back_apart() -> None:
 
     assert len(points) == 100
     assert 0.35 < sum(points) / len(points) < 0.65
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_tasks_that_met_at_one_try_part_at_the_next(number: int) -> None:
+    tasks = [TaskId(f"{TASK[:-3]}{n:03}") for n in range(300)]
+    met = [(a, b) for a, b in combinations(tasks, 2) if abs(spread(a, 1) - spread(b, 1)) < 0.01]
+    again = [pair for pair in met if abs(spread(pair[0], number) - spread(pair[1], number)) < 0.01]
+
+    assert len(again) < 0.1 * len(met)

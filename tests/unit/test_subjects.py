@@ -56,7 +56,8 @@ def test_a_lane_reads_back_from_its_consumer(lane: Lane) -> None:
 
 
 @pytest.mark.parametrize(
-    "filter_subject", ["", "task.>", "task.*.*.*.*.*.done", "task.a.b.c.x.*.submitted", "progress.*"]
+    "filter_subject",
+    ["", "task.>", "task.*.*.*.*.*.done", "task.a.b.c.x.*.submitted", "task.a.b.c.0.*.done", "progress.*"],
 )
 def test_a_consumer_that_is_no_lane_is_none(filter_subject: str) -> None:
     assert lane_of_filter(filter_subject) is None
@@ -83,6 +84,12 @@ def test_a_tenant_has_two_lanes_that_are_never_the_same(tenant: str, lanes: int)
     assert one != other
     assert {one, other} <= set(range(lanes))
     assert (one, other) == lanes_of_tenant(tenant, lanes)
+
+
+def test_where_there_are_two_lanes_a_tenant_has_both() -> None:
+    assert {frozenset(lanes_of_tenant(f"tenant-{number}", 2)) for number in range(100)} == {
+        frozenset({0, 1})
+    }
 
 
 def test_where_there_is_one_lane_a_tenant_has_that() -> None:
@@ -172,6 +179,27 @@ def test_leases_outlive_an_outage() -> None:
 
 def test_progress_keeps_the_latest_only() -> None:
     assert configs()["PROGRESS"]["max_msgs_per_subject"] == 1
+    assert configs()["PROGRESS"]["max_age"] == 3600 * 10**9
+
+
+def test_a_repeated_append_is_noticed_for_two_minutes() -> None:
+    assert configs()["TASKS"]["duplicate_window"] == 120 * 10**9
+
+
+def test_what_people_say_keeps_some_history_and_what_processes_say_does_not() -> None:
+    kept = {name: config["max_msgs_per_subject"] for name, config in configs().items() if "KV_" in name}
+
+    assert kept == {"KV_BACKENDS": 5, "KV_LEASES": 1, "KV_FLEET": 1, "KV_CONTROL": 5}
+
+
+def test_buckets_and_objects_are_what_the_stock_clients_expect() -> None:
+    made = configs()
+
+    assert all(config["allow_direct"] for config in made.values())
+    assert {name for name, config in made.items() if config.get("allow_rollup_hdrs")} == {
+        "OBJ_ARTIFACTS",
+        *(name for name in made if name.startswith("KV_")),
+    }
 
 
 def test_objects_lie_where_the_stock_clients_look() -> None:

@@ -1,6 +1,7 @@
 """From what a server sends as a picture to a checked Output. Pure, and slow: callers run it in a thread.
 
-The one rule: nothing is passed on that Pillow has not decoded whole; the size recorded is the true one.
+The one rule: nothing is passed on that Pillow has not read to its end, by its checksums where the format
+has them and by decoding it where not; the size recorded is the true one.
 """
 
 import base64
@@ -17,6 +18,7 @@ from services.dispatcher.backends.base import Failed, Finished, Output, failed
 MAX_IMAGE_BYTES: Final = 48 * 1024 * 1024
 MAX_PIXELS: Final = 8192 * 8192
 
+_CHECKSUMMED: Final = "PNG"
 _MEDIA_TYPES: Final = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
@@ -52,11 +54,12 @@ def checked(data: bytes, seed: int | None = None) -> Output | Failed:
         with Image.open(io.BytesIO(data), formats=tuple(_MEDIA_TYPES)) as image:
             if image.width * image.height > MAX_PIXELS:
                 return bad_image(f"{image.width}x{image.height} is more than {MAX_PIXELS} pixels")
-            image.load()  # not verify(), which misses the end that a cut JPEG or WebP lacks
-            media_type = _MEDIA_TYPES[image.format or ""]
-            return Output(
-                data=data, media_type=media_type, width=image.width, height=image.height, seed=seed
-            )
+            size, media_type = image.size, _MEDIA_TYPES[image.format or ""]
+            if image.format == _CHECKSUMMED:
+                image.verify()  # a tenth of the time that decoding takes, and a GPU waits for it
+            else:
+                image.load()
+            return Output(data=data, media_type=media_type, width=size[0], height=size[1], seed=seed)
     except Exception as error:  # noqa: BLE001 - a decoder fed by strangers raises what it likes
         return bad_image(f"cannot be decoded: {error}")
 
