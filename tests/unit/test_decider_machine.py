@@ -61,20 +61,22 @@ class Deciding(RuleBasedStateMachine):
         self.max_attempts = submission.max_attempts
         self.happens(TaskSubmitted(submission=submission))
 
-    @rule(seconds=st.integers(1, 90))
+    @rule(seconds=st.integers(1, 20))
     def time_passes(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
 
-    @precondition(lambda self: not self.acked and not self.held and self.now >= self.visible_at)
+    @precondition(lambda self: not self.acked and not self.held)
     @rule()
     def the_ticket_is_pulled(self) -> None:
+        self.now = max(self.now, self.visible_at)
         step = with_ticket(self.task, now=self.now, alive=False)
         match step:
             case Ack():
                 assert self.task.final
                 self.acked = True
             case Wait(delay=delay):
-                assert timedelta(0) < delay <= max(POLICY.cap, LOOK_AGAIN)
+                assert self.task.status is Status.RETRYING
+                assert timedelta(0) < delay <= POLICY.cap
                 self.visible_at = self.now + delay
             case Start(attempt=number):
                 assert number == self.task.attempt + 1
@@ -89,15 +91,20 @@ class Deciding(RuleBasedStateMachine):
                 assert isinstance(with_ticket(self.task, now=self.now, alive=False), Start | End)
 
     @precondition(lambda self: self.held)
-    @rule()
-    def another_dispatcher_pulls_it_meanwhile(self) -> None:
+    @invariant()
+    def another_dispatcher_leaves_it_alone_meanwhile(self) -> None:
         step = with_ticket(self.task, now=self.now, alive=True)
 
         assert isinstance(step, Wait | End)
         assert not isinstance(step, Wait) or step.delay == LOOK_AGAIN
 
     @precondition(lambda self: self.held)
-    @rule(cause=strategies.errors(), asked_s=st.none() | st.floats(0, 1e6))
+    @rule(error_class=st.sampled_from(sorted(COUNTED)))
+    def the_attempt_breaks(self, error_class: ErrorClass) -> None:
+        self.the_attempt_fails(error(error_class), None)
+
+    @precondition(lambda self: self.held)
+    @rule(cause=strategies.errors(), asked_s=st.sampled_from([None, 0.0, 0.5, 3.0, 1e6]))
     def the_attempt_fails(self, cause: TaskError, asked_s: float | None) -> None:
         overdue = self.task.submission is not None and self.task.submission.deadline
         step = after_failure(self.task, cause, now=self.now, policy=POLICY, retry_after_s=asked_s)

@@ -250,14 +250,6 @@ def test_a_batch_that_changes_nothing_has_no_rows() -> None:
     assert list(fold.tasks()) == list(fold.counts()) == list(fold.depths()) == fold.events == []
 
 
-def test_what_was_applied_is_skipped_and_not_counted_as_ignored() -> None:
-    begun = history(submitted(), started())
-    fold = applied(begun).apply(begun)
-
-    assert list(fold.tasks()) == list(fold.counts()) == list(fold.depths()) == fold.events == []
-    assert fold.ignored == 0
-
-
 def test_a_state_reads_back_from_its_row() -> None:
     whole = history(submitted(), started(), done(text="x"))
     known = applied(whole).known(TASK)
