@@ -14,7 +14,6 @@ from msgspec import Struct
 from schemas.errors import UndecodableError
 from schemas.events import TOKENS, TaskEvent, TaskSubmitted
 from schemas.ids import ArtifactId, BackendId, TaskId
-from schemas.requests import Priority
 
 Config = Mapping[str, Any]  # Any: the JSON of the JetStream API
 
@@ -138,11 +137,6 @@ def lanes_of_tenant(tenant: str, lanes: int = LANES) -> tuple[int, int]:
     digest = hashlib.sha256(tenant.encode()).digest()
     first = digest[0] % lanes
     return first, (first + 1 + digest[1] % max(1, lanes - 1)) % lanes
-
-
-def lanes_for(kind: str, model: str, lanes: int = LANES) -> list[Lane]:
-    """Every lane that a queue, (kind, model), can have."""
-    return [Lane(kind, model, priority, n) for priority in Priority for n in range(lanes)]
 
 
 SUBMITTED: Final = TOKENS[TaskSubmitted]

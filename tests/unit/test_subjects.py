@@ -102,19 +102,6 @@ def test_tenants_are_spread_over_all_pairs_of_lanes() -> None:
     assert len(pairs) == 28
 
 
-def test_a_queue_has_a_lane_for_every_priority_and_number() -> None:
-    lanes = subjects.lanes_for("image", "any", 2)
-
-    assert [lane.name for lane in lanes] == [
-        "image-any-high-0",
-        "image-any-high-1",
-        "image-any-normal-0",
-        "image-any-normal-1",
-        "image-any-low-0",
-        "image-any-low-1",
-    ]
-
-
 def configs(replicas: int = 1) -> dict[str, dict[str, Any]]:  # Any: the JSON of the JetStream API
     made = streams(max_age_days=14, artifact_bytes=1000, replicas=replicas)
     return {config["name"]: config for config in made}
