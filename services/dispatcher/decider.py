@@ -1,6 +1,6 @@
 """What a dispatcher does with a ticket, and with an attempt that has ended: state and time in, a step out.
 
-The one rule: the table of DESIGN §3 stands here and nowhere else.
+The one rule: what a ticket leads to is decided here and nowhere else; docs/lifecycle.md shows it.
 """
 
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""What a dispatcher does with a ticket, and with an attempt that has ended: DESIGN's table, row by row."""
+"""What a dispatcher does with a ticket, and with an attempt that has ended, row by row."""
 
 from datetime import timedelta
 
