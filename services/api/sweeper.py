@@ -14,7 +14,7 @@ from schemas import envelope, readmodel
 from schemas.commands import ExpireTask, Refusal, decide
 from schemas.errors import UnavailableError
 from schemas.ids import TaskId
-from schemas.lease import Claim, Lease
+from schemas.lease import Lease
 from schemas.subjects import SWEEPER
 from services.api.cancelling import purge
 from services.api.queries import ReadModel, ReadModelAwayError, address_of
@@ -63,7 +63,7 @@ class Sweeper:
             self._held = None
         if self._held is not None:
             return self._held.valid
-        if not self._leases.known.is_set() or self._leases.claim(SWEEPER) is Claim.HELD:
+        if not self._leases.known.is_set():
             return False
         try:
             self._held = await self._leases.take(SWEEPER, Lease(since=self._now()))

@@ -61,10 +61,10 @@ class Store:
 
     async def apply(self, batch: list[Stored]) -> int:
         """Fold a batch and commit it with its checkpoint; how many events it ignored."""
-        return await self._hop(lambda db: self._apply(db, batch))
+        return await self._hop(lambda db: self._fold_and_checkpoint(db, batch))
 
-    def _apply(self, database: sqlite3.Connection, batch: list[Stored]) -> int:
-        ignored = _apply(database, batch)
+    def _fold_and_checkpoint(self, database: sqlite3.Connection, batch: list[Stored]) -> int:
+        ignored = _fold_into(database, batch)
         if _size(self._wal) > CHECKPOINT_BYTES:
             self._checkpoint_file(database, "PASSIVE")
         return ignored
@@ -165,7 +165,7 @@ def put_in_place(built: Path, path: Path) -> None:
             other.unlink(missing_ok=True)
 
 
-def _apply(database: sqlite3.Connection, batch: list[Stored]) -> int:
+def _fold_into(database: sqlite3.Connection, batch: list[Stored]) -> int:
     fold = Fold()
     for stored in batch:
         address, event = recorded(stored)
