@@ -38,6 +38,7 @@ class Code(StrEnum):
     QUEUE_FULL = "queue_full"
     STORAGE_FULL = "storage_full"
     UNKNOWN_TASK = "unknown_task"
+    UNKNOWN_BACKEND = "unknown_backend"
     UNKNOWN_ROUTE = "unknown_route"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     NOT_FINISHED = "not_finished"

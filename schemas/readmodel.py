@@ -6,7 +6,7 @@ order of submission is order of the primary key. Times are text as the API shows
 
 from typing import Final
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 TABLES: Final = """
 CREATE TABLE checkpoint (
@@ -17,22 +17,25 @@ CREATE TABLE checkpoint (
     ignored  INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE tasks (
-    number      INTEGER PRIMARY KEY,
-    task_id     TEXT NOT NULL UNIQUE,
-    kind        TEXT NOT NULL,
-    status      TEXT NOT NULL,
-    tenant      TEXT NOT NULL,
-    address     TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
-    due_at      TEXT,
-    sequence    INTEGER NOT NULL,
-    doc         BLOB NOT NULL,
-    state       BLOB NOT NULL
+    number       INTEGER PRIMARY KEY,
+    task_id      TEXT NOT NULL UNIQUE,
+    kind         TEXT NOT NULL,
+    status       TEXT NOT NULL,
+    tenant       TEXT NOT NULL,
+    address      TEXT NOT NULL,
+    fingerprint  TEXT NOT NULL,
+    due_at       TEXT,
+    sequence     INTEGER NOT NULL,
+    model        TEXT NOT NULL,
+    submitted_at TEXT,
+    doc          BLOB NOT NULL,
+    state        BLOB NOT NULL
 ) STRICT;
 CREATE INDEX tasks_by_status ON tasks (status, number);
 CREATE INDEX tasks_by_kind ON tasks (kind, number);
 CREATE INDEX tasks_by_kind_and_status ON tasks (kind, status, number);
 CREATE INDEX tasks_due ON tasks (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX tasks_in_line ON tasks (kind, model, submitted_at) WHERE status IN ('QUEUED', 'RETRYING');
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,
     task_id  TEXT NOT NULL,
@@ -58,6 +61,15 @@ CREATE TABLE lane_depths (
     lane    TEXT PRIMARY KEY,
     n       INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE queues (
+    kind      TEXT NOT NULL,
+    model     TEXT NOT NULL,
+    scheduled INTEGER NOT NULL,
+    queued    INTEGER NOT NULL,
+    retrying  INTEGER NOT NULL,
+    running   INTEGER NOT NULL,
+    PRIMARY KEY (kind, model)
+) STRICT, WITHOUT ROWID;
 """
 
 # The projector's side.
@@ -70,7 +82,7 @@ GET_STATE: Final = "SELECT number, address, state FROM tasks WHERE task_id = ?"
 # `sequence` makes the write safe twice: an event that was applied already changes nothing.
 UPSERT_TASK: Final = """
 INSERT INTO tasks
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (task_id) DO UPDATE SET
     status = excluded.status,
     tenant = excluded.tenant,
@@ -89,6 +101,14 @@ ON CONFLICT (kind, tenant, status) DO UPDATE SET n = n + excluded.n
 ADD_LANE_DEPTH: Final = """
 INSERT INTO lane_depths VALUES (?, ?)
 ON CONFLICT (lane) DO UPDATE SET n = n + excluded.n
+"""
+ADD_QUEUE: Final = """
+INSERT INTO queues VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (kind, model) DO UPDATE SET
+    scheduled = scheduled + excluded.scheduled,
+    queued = queued + excluded.queued,
+    retrying = retrying + excluded.retrying,
+    running = running + excluded.running
 """
 # Progress that arrives after the end, or of an earlier attempt, touches nothing.
 UPSERT_PROGRESS: Final = """
@@ -118,6 +138,13 @@ SELECT (SELECT sequence FROM checkpoint WHERE one = 1),
         WHERE kind = ? AND tenant = '*' AND status IN ('SCHEDULED', 'QUEUED', 'RETRYING')),
        coalesce((SELECT n FROM lane_depths WHERE lane = ?), 0),
        coalesce((SELECT n FROM lane_depths WHERE lane = ?), 0)
+"""
+# The inner WHERE says the status in the very words of tasks_in_line, which SQLite uses only then.
+QUEUES: Final = """
+SELECT kind, model, scheduled, queued, retrying, running,
+       (SELECT min(t.submitted_at) FROM tasks t
+        WHERE t.kind = q.kind AND t.model = q.model AND t.status IN ('QUEUED', 'RETRYING'))
+FROM queues q
 """
 OVERDUE: Final = """
 SELECT task_id, address FROM tasks WHERE due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?

@@ -14,6 +14,9 @@ from schemas.errors import Code, RejectedError
 from schemas.ids import BackendId, slug
 from schemas.requests import Kind
 
+MOST_SLOTS: Final = 64
+HIDDEN: Final = "***"
+
 
 class Protocol(StrEnum):
     SDCPP = "sdcpp"
@@ -51,7 +54,7 @@ class Backend(Struct, frozen=True, kw_only=True):
     kind: Kind
     protocol: Protocol | None = None
     models: tuple[str, ...] = ()
-    slots: Annotated[int, Meta(ge=1, le=64)] = 1
+    slots: Annotated[int, Meta(ge=1, le=MOST_SLOTS)] = 1
     weight: Annotated[float, Meta(gt=0)] = 1.0
     wanted: Wanted = Wanted.ON
     source: Source = Source.CONFIG
@@ -64,6 +67,15 @@ class Backend(Struct, frozen=True, kw_only=True):
     def speaks(self) -> Protocol | None:
         """The protocol as configured, else as recognised, None before the first probe."""
         return self.protocol or self.learned_protocol
+
+    @property
+    def shown_url(self) -> str:
+        """The url without what may be secret: user, password, query; ``***`` for what is no address."""
+        parts = _address(self.url)
+        if parts is None:
+            return HIDDEN
+        _, at, host = parts.netloc.rpartition("@")
+        return urlunsplit((parts.scheme, f"{HIDDEN}@{host}" if at else host, parts.path, "", ""))
 
     @property
     def model_names(self) -> tuple[str, ...]:

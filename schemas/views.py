@@ -157,6 +157,7 @@ HTTP_STATUS: Final[dict[Code, int]] = {
     Code.QUEUE_FULL: 503,
     Code.STORAGE_FULL: 503,
     Code.UNKNOWN_TASK: 404,
+    Code.UNKNOWN_BACKEND: 404,
     Code.UNKNOWN_ROUTE: 404,
     Code.METHOD_NOT_ALLOWED: 405,
     Code.NOT_FINISHED: 409,

@@ -12,9 +12,10 @@ from msgspec.structs import replace
 
 from schemas import lease as leases
 from schemas.errors import UnavailableError
-from schemas.ids import TaskId
+from schemas.ids import BackendId, TaskId
 from schemas.lease import RELEASED, Claim, Lease, Sighting, claim
-from schemas.subjects import LEASES
+from schemas.registry import MOST_SLOTS
+from schemas.subjects import LEASES, lease_key
 from services.bus.buckets import Bucket
 from services.bus.connection import Bus
 
@@ -127,6 +128,18 @@ class Leases:
             seen.lease.task_id == task_id and self.claim(key) is Claim.HELD
             for key, seen in self._seen.items()
         )
+
+    def running(self, backend: BackendId) -> list[tuple[int, Lease]]:
+        """Give the slots of a backend, in order, that somebody who renews the lease runs a task on.
+
+        Of all the slots that there may be: one that is no longer configured ends what it began.
+        """
+        keys = [(slot, lease_key(backend, slot)) for slot in range(MOST_SLOTS)]
+        return [
+            (slot, seen.lease)
+            for slot, key in keys
+            if (seen := self._seen.get(key)) and seen.lease.task_id and self.claim(key) is Claim.HELD
+        ]
 
     async def take(self, key: str, lease: Lease) -> Held | None:
         """Take a lease that is free or stale; None when it is not, somebody was faster or NATS is away."""

@@ -159,7 +159,7 @@ def sources(env: Mapping[str, str], config: Path | None = None) -> dict[str, str
 
 def masked(text: str) -> str:
     """Hide the secrets that urls carry: keys in their query, passwords before their host."""
-    return re.sub(r"(://)[^/@\s'\"]+@", r"\1***@", re.sub(r"(api_key=)[^&\s'\",;]+", r"\1***", text))
+    return re.sub(r"(://)[^/\s'\"]+@", r"\1***@", re.sub(r"(api_key=)[^&\s'\",;]+", r"\1***", text))
 
 
 def _from_toml(config: Path | None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 The one rule: alive says nothing of others; ready says what keeps it from being so.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -11,18 +10,15 @@ from litestar import HttpMethod, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
-from schemas import readmodel
 from schemas.errors import UnavailableError
-from schemas.subjects import TASKS
+from services.api import lag
 from services.api.answer import JSON, NO_CACHE, Answer, Ask, encode
 from services.api.queries import ReadModel, ReadModelAwayError
-from services.bus.connection import ApiError, Bus
-from services.bus.streams import stream_info
+from services.bus.connection import Bus
 
 READ: Final = (HttpMethod.GET, HttpMethod.HEAD)
 HOPELESS_LAG: Final = 50_000
 """How many messages the read model may be behind and still be of use."""
-_PATIENCE_S: Final = 1.0
 
 
 class HealthRoutes:
@@ -56,17 +52,13 @@ class HealthRoutes:
         reasons = []
         checkpoint = None
         try:
-            row = self._model.row(readmodel.APPLIED_SEQUENCE)
-            checkpoint = row[0] if row else None
+            checkpoint = lag.applied(self._model)
         except ReadModelAwayError as error:
             reasons.append(str(error))
-        if not self._bus.connected:
-            return [*reasons, "not connected to NATS"]
         try:
-            async with asyncio.timeout(_PATIENCE_S):
-                last = (await stream_info(self._bus, TASKS)).last
-        except (UnavailableError, ApiError, TimeoutError) as error:
-            return [*reasons, f"NATS does not answer: {error}"]
+            last = await lag.last_stored(self._bus)
+        except UnavailableError as error:
+            return [*reasons, str(error)]
         if checkpoint is not None and last - checkpoint > HOPELESS_LAG:
             reasons.append(f"the read model is {last - checkpoint} messages behind")
         return reasons

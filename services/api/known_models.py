@@ -1,6 +1,6 @@
 """Which models there are: the registry, followed and kept in memory.
 
-The one rule: a model is known while some backend of the kind that is not switched off has it.
+The one rule: a model is known while some backend of the kind has it that is neither switched off nor gone.
 """
 
 import asyncio
@@ -20,6 +20,17 @@ from services.bus.connection import Bus
 log = structlog.get_logger()
 
 _FIRST_STATE_S = 1.0
+_SERVING = (Wanted.ON, Wanted.DRAINING)
+
+
+async def first_state(*known: asyncio.Event) -> None:
+    """Wait, just after the start, until what there is has been read."""
+    try:
+        async with asyncio.timeout(_FIRST_STATE_S):
+            for one in known:
+                await one.wait()
+    except TimeoutError:
+        raise DisconnectedError("the registry of backends has not been read yet") from None
 
 
 class KnownModels:
@@ -46,7 +57,7 @@ class KnownModels:
         """Refuse a model that nobody has; no model named is always fine."""
         if request.model is None or slug(request.model) in self._slugs.get(kind, ()):
             return
-        await self._first_state()
+        await first_state(self.known)
         if slug(request.model) in self._slugs.get(kind, ()):
             return
         known = self.names(kind)
@@ -61,16 +72,18 @@ class KnownModels:
     def names(self, kind: Kind) -> list[str]:
         return sorted({model for backend in self._serving(kind) for model in backend.model_names})
 
-    async def _first_state(self) -> None:
-        """Wait, just after the start, until what there is has been read."""
-        try:
-            async with asyncio.timeout(_FIRST_STATE_S):
-                await self._watch.follower.caught_up.wait()
-        except TimeoutError:
-            raise DisconnectedError("the registry of backends has not been read yet") from None
+    @property
+    def known(self) -> asyncio.Event:
+        """Set once what was there at the start is known."""
+        return self._watch.follower.caught_up
+
+    def backends(self) -> list[Backend]:
+        """Give all that are configured, by name."""
+        there = [b for b in self._backends.values() if b.wanted is not Wanted.GONE]
+        return sorted(there, key=lambda backend: backend.name)
 
     def _serving(self, kind: Kind) -> list[Backend]:
-        return [b for b in self._backends.values() if b.kind is kind and b.wanted is not Wanted.OFF]
+        return [b for b in self._backends.values() if b.kind is kind and b.wanted in _SERVING]
 
     def _take(self, key: str, value: bytes) -> None:
         try:

@@ -15,12 +15,13 @@ from litestar.handlers import HTTPRouteHandler
 from schemas import subjects
 from schemas.errors import DisconnectedError, UnavailableError
 from schemas.intake import Limits
-from services import clock, process
+from services import clock, process, supervision
 from services.api import openapi, server
 from services.api.admission import Admission
 from services.api.app import assemble
 from services.api.artifacts import ArtifactRoutes
 from services.api.cancelling import Canceller
+from services.api.fleet import FleetRoutes
 from services.api.health import HealthRoutes
 from services.api.hub import Hub
 from services.api.known_models import KnownModels
@@ -90,6 +91,7 @@ class Api:
             *TaskRoutes(reads, self.model, canceller).handlers(),
             *events.handlers(),
             *ArtifactRoutes(store, reads).handlers(),
+            *FleetRoutes(self.bus, self.model, self.models, self.leases).handlers(),
         ]
         schema = openapi.describe(public, metadata.version("taskfold"))
         return [*public, *HealthRoutes(self.bus, self.model, lambda: schema).handlers()]
@@ -177,6 +179,7 @@ async def serve(settings: Settings, stop: asyncio.Event, ready: Ready | None = N
         async def announce() -> None:
             process.settle_garbage()
             log.info("api.listens", url=url)
+            supervision.ready(f"listens on {url}")
             if ready is not None:
                 ready(url)
 

@@ -21,6 +21,7 @@ from schemas.intake import Common
 from schemas.requests import ImageRequest, Kind, SpeechRequest
 from schemas.task import Status
 from schemas.views import HTTP_STATUS
+from services.api import shown_fleet
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -36,6 +37,8 @@ _TYPES: Final = (
     views.Cancelled,
     views.WireEvent,
     views.Problem,
+    shown_fleet.Fleet,
+    shown_fleet.Queues,
 )
 
 
@@ -256,6 +259,28 @@ ARTIFACT: Final = _opt(
         ),
         also={206: "The bytes of the range", 304: "Not changed"},
         codes=(Code.NO_SUCH_ARTIFACT, Code.EXPIRED_ARTIFACT, Code.RANGE_NOT_SATISFIABLE, Code.NATS_AWAY),
+    )
+)
+
+BACKENDS: Final = _opt(
+    Operation(
+        answer="The backends, by name",
+        content={JSON: _ref("Fleet")},
+        codes=(Code.UNKNOWN_MEMBER, Code.NATS_AWAY),
+    )
+)
+BACKEND: Final = _opt(
+    Operation(
+        answer="The backend",
+        content={JSON: _ref("BackendView")},
+        codes=(Code.UNKNOWN_BACKEND, Code.UNKNOWN_MEMBER, Code.NATS_AWAY),
+    )
+)
+QUEUES: Final = _opt(
+    Operation(
+        answer="The queues, by kind and model",
+        content={JSON: _ref("Queues")},
+        codes=(Code.UNKNOWN_MEMBER, Code.READ_MODEL_AWAY),
     )
 )
 

@@ -1,16 +1,24 @@
 """Wires the projector together; the only module here that reads settings."""
 
 import asyncio
+from pathlib import Path
 
 import structlog
 
-from services import clock
+from services import clock, supervision
 from services.bus.connection import Bus
 from services.process import StartError, background, unless
-from services.projector.loop import Projector
+from services.projector.loop import TICK_S, Projector
 from services.settings import Settings
 
 log = structlog.get_logger()
+
+
+async def announce(path: Path) -> None:
+    """Say that there is a read model; a new one is put in place once it has caught up."""
+    while not path.exists():  # noqa: ASYNC110, ASYNC240 - a look at a local file, and it sends no signal
+        await asyncio.sleep(TICK_S)
+    supervision.ready(f"folds into {path}")
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -26,7 +34,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         return
     log.info("projector.started", readmodel=str(path))
     try:
-        async with background(Projector(bus, path, name).run()):
+        async with background(Projector(bus, path, name).run(), announce(path)):
             await stop.wait()
     finally:
         await bus.close()

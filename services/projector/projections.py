@@ -21,6 +21,8 @@ _encode: Final = msgspec.json.Encoder().encode
 decode_state: Final = msgspec.json.Decoder(Task).decode
 
 EVERY_TENANT: Final = "*"
+IN_QUEUE: Final = (Status.SCHEDULED, Status.QUEUED, Status.RETRYING, Status.RUNNING)
+"""What a queue counts, in the order of its columns."""
 
 Row = tuple[object, ...]
 
@@ -41,6 +43,7 @@ class Fold:
         self._changed: set[TaskId] = set()
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._depths: Counter[str] = Counter()
+        self._queues: Counter[tuple[str, str, Status]] = Counter()
         self.events: list[Row] = []
         self.ignored = 0
 
@@ -80,6 +83,8 @@ class Fold:
             self._counts[address.lane.kind, whose, task.status] += change
         if task.status in WAITING:
             self._depths[address.lane.name] += change
+        if task.status in IN_QUEUE:
+            self._queues[address.lane.kind, address.lane.model, task.status] += change
 
     def tasks(self) -> Iterator[Row]:
         """Give the rows of the tasks that have changed."""
@@ -101,6 +106,11 @@ class Fold:
     def depths(self) -> Iterator[Row]:
         return ((lane, change) for lane, change in self._depths.items() if change)
 
+    def queues(self) -> Iterator[Row]:
+        """Give by how much each queue's counts change: kind, model, then as IN_QUEUE."""
+        changed = {(kind, model) for (kind, model, _), change in self._queues.items() if change}
+        return ((*queue, *(self._queues[*queue, status] for status in IN_QUEUE)) for queue in changed)
+
 
 def _row(known: Known) -> Row:
     task, lane = known.task, known.address.lane
@@ -116,6 +126,8 @@ def _row(known: Known) -> Row:
         made.fingerprint if made else "",
         envelope.timestamp(deadline[1]) if deadline else None,
         task.sequence,
+        lane.model,
+        envelope.timestamp(task.submitted_at) if task.submitted_at else None,
         views.encoded(task, known.address),
         _encode(task),
     )

@@ -184,6 +184,7 @@ def _fold_into(database: sqlite3.Connection, batch: list[Stored]) -> int:
             (readmodel.DELETE_PROGRESS, fold.not_running()),
             (readmodel.ADD_COUNT, fold.counts()),
             (readmodel.ADD_LANE_DEPTH, fold.depths()),
+            (readmodel.ADD_QUEUE, fold.queues()),
             (readmodel.SET_CHECKPOINT, [(last, fold.ignored, last)]),
         ],
     )

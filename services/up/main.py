@@ -6,7 +6,9 @@ The one rule: whatever ends this ends all of it, and started again on the same f
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Final
@@ -23,6 +25,8 @@ from services.up.tree import Child, Tree, run_once
 _POLL_S: Final = 0.02
 _REACH_S: Final = 5.0
 _SLOW_S: Final = 10.0
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+"""Where the command line looks when it is told nothing."""
 
 
 class _Steps:
@@ -186,11 +190,24 @@ async def _until_ready(tree: Tree, settings: Settings, places: Places) -> str:
 
 
 def _invitation(url: str) -> str:
+    elsewhere = "" if url == DEFAULT_URL else f"export TASKFOLD_URL={url}\n  "
+    taskfold = _program()
     return f"""
 Try, in another terminal:
-  id=$(curl -s {url}/api/v1/image/async -H 'content-type: application/json' \\
-       -d '{{"prompt":"a red fox in the snow"}}' | grep -oE '[0-9a-f-]{{36}}' | head -n 1); echo $id
-  curl -N {url}/api/v1/tasks/$id/events
-  curl -L -o fox.png {url}/api/v1/tasks/$id/result
-A recording: curl {url}/api/v1/speech/async -F file=@recording.wav
+  {elsewhere}{taskfold} submit image "a red fox in the snow" -o fox.png
+  {taskfold} submit speech recording.wav -o recording.srt
+  {taskfold} top
+or with curl:
+  curl {url}/api/v1/image/async -H 'content-type: application/json' -d '{{"prompt":"a red fox"}}'
 """
+
+
+def _program() -> str:
+    """Give how this program is called from here."""
+    script = Path(sys.executable).with_name("taskfold")
+    if not script.exists():
+        return f"{sys.executable} -m services"
+    if (found := shutil.which("taskfold")) and Path(found).samefile(script):
+        return "taskfold"
+    here = Path.cwd()
+    return str(script.relative_to(here) if script.is_relative_to(here) else script)

@@ -104,7 +104,7 @@ REFUSALS: list[tuple[str, str, Json, tuple[int, str, str | None]]] = [
     ),
     ("POST", f"{TASKS}/batch", {"json": {}}, (404, "unknown_route", None)),
     ("POST", f"{TASKS}/{UNKNOWN}/replay", {}, (404, "unknown_route", None)),
-    ("GET", "/api/v1/queues", {}, (404, "unknown_route", None)),
+    ("GET", "/api/v1/nothing", {}, (404, "unknown_route", None)),
     ("GET", "/", {}, (404, "unknown_route", None)),
     ("GET", IMAGE, {}, (405, "method_not_allowed", None)),
     ("GET", f"{TASKS}/{UNKNOWN}", {}, (404, "unknown_task", None)),

@@ -14,7 +14,7 @@ from schemas.events import TOKENS, Recorded, TaskEvent, Undecodable
 from schemas.ids import TaskId
 from schemas.subjects import Address, parse_subject
 from schemas.task import FINAL, WAITING, Status, Task, fold
-from services.projector.projections import EVERY_TENANT, Fold, Known, Row, decode_state
+from services.projector.projections import EVERY_TENANT, IN_QUEUE, Fold, Known, Row, decode_state
 from tests import strategies
 from tests.builders import (
     ADDRESS,
@@ -45,6 +45,7 @@ class Table:
         self.events: dict[object, Row] = {}
         self.counts: Counter[tuple[object, ...]] = Counter()
         self.depths: Counter[object] = Counter()
+        self.queues: Counter[tuple[object, ...]] = Counter()
         self.ignored = 0
 
     def apply(self, batch: Iterable[Recorded]) -> Fold:
@@ -61,6 +62,9 @@ class Table:
             self.counts[tuple(key)] += _number(change)
         for lane, change in fold.depths():
             self.depths[lane] += _number(change)
+        for kind, model, *changes in fold.queues():
+            for status, change in zip(IN_QUEUE, changes, strict=True):
+                self.queues[kind, model, status] += _number(change)
         return fold
 
     def known(self, task_id: TaskId) -> Known | None:
@@ -72,7 +76,7 @@ class Table:
         return Known(_number(number), decode_state(state), parse_subject(f"{prefix}.state")[0])
 
     def content(self) -> tuple[object, ...]:
-        return self.tasks, self.events, +self.counts, +self.depths
+        return self.tasks, self.events, +self.counts, +self.depths, +self.queues
 
 
 def _number(value: object) -> int:
@@ -150,6 +154,32 @@ def test_counts_say_how_many_tasks_there_are_of_each_status(log: list[Recorded])
         assert +table.counts == expected
         assert min(table.counts.values(), default=0) >= 0
         assert table.depths[LANE.name] == sum(task.status in WAITING for task in there)
+
+
+@LOGS
+@given(logs())
+def test_a_queue_counts_its_tasks_that_have_not_ended(log: list[Recorded]) -> None:
+    for length in range(len(log) + 1):
+        table = applied(log[:length])
+        tasks = [fold(task_id, (r for r in log[:length] if r.task_id == task_id)) for task_id in TASKS]
+        there = Counter(task.status for task in tasks if task.status in IN_QUEUE)
+
+        assert +table.queues == {(LANE.kind, LANE.model, status): n for status, n in there.items()}
+        assert min(table.queues.values(), default=0) >= 0
+
+
+def test_a_queue_changes_once_in_a_batch_however_many_of_its_tasks_do() -> None:
+    fold = Table().apply(
+        [record(submitted(), 1), record(submitted(), 2, task_id=OTHER), record(started(), 3, task_id=OTHER)]
+    )
+
+    assert list(fold.queues()) == [(LANE.kind, LANE.model, 0, 1, 0, 1)]
+
+
+def test_a_row_knows_its_queue_and_its_place_in_it() -> None:
+    row = applied(history(scheduled(), submitted())).tasks[TASK]
+
+    assert row[9:11] == (LANE.model, "2026-11-24T09:00:01.000Z")
 
 
 @LOGS
@@ -248,6 +278,7 @@ def test_a_batch_that_changes_nothing_has_no_rows() -> None:
     fold = table.apply(history(submitted()))
 
     assert list(fold.tasks()) == list(fold.counts()) == list(fold.depths()) == fold.events == []
+    assert list(fold.queues()) == []
 
 
 def test_a_state_reads_back_from_its_row() -> None:

@@ -1,0 +1,84 @@
+"""Routes that show the backends and the queues before them.
+
+The one rule: they only look. What is shown comes from the registry and the leases as they are followed,
+and from the projector's counts.
+"""
+
+import contextlib
+from typing import Final
+
+from litestar import HttpMethod, route
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
+from litestar.types import ASGIApp
+
+from schemas import readmodel
+from schemas.errors import Code, DisconnectedError, RejectedError, UnavailableError
+from schemas.registry import Backend
+from schemas.views import API
+from services.api import asking, lag, openapi, shown_fleet
+from services.api.answer import JSON, NO_CACHE, Answer, Ask, encode
+from services.api.known_models import KnownModels, first_state
+from services.api.queries import ReadModel
+from services.api.shown_fleet import BackendView, Counted, Fleet, Queues
+from services.bus.connection import Bus
+from services.leases import Leases
+
+READ: Final = (HttpMethod.GET, HttpMethod.HEAD)
+
+
+class FleetRoutes:
+    def __init__(self, bus: Bus, model: ReadModel, models: KnownModels, leases: Leases) -> None:
+        self._bus = bus
+        self._model = model
+        self._models = models
+        self._leases = leases
+
+    def handlers(self) -> list[HTTPRouteHandler]:
+        one = f"{API}/backends/{{name:str}}"
+        return [
+            route(f"{API}/backends", http_method=READ, opt=openapi.BACKENDS)(self.backends),
+            route(one, http_method=READ, opt=openapi.BACKEND)(self.backend),
+            route(f"{API}/queues", http_method=READ, opt=openapi.QUEUES)(self.queues),
+        ]
+
+    async def backends(self, request: Ask) -> ASGIApp:
+        """List backends and what they run."""
+        shown = tuple(self._shown(backend) for backend in await self._there(request))
+        return Answer(200, [JSON, NO_CACHE], encode(Fleet(shown)))
+
+    async def backend(self, request: Ask, name: FromPath[str]) -> ASGIApp:
+        """Show a backend and what it runs."""
+        there = await self._there(request)
+        found = next((backend for backend in there if backend.name == name), None)
+        if found is None:
+            names = [backend.name for backend in there]
+            raise RejectedError(Code.UNKNOWN_BACKEND, f"there is no backend {name!r}", allowed=names)
+        return Answer(200, [JSON, NO_CACHE], encode(self._shown(found)))
+
+    async def queues(self, request: Ask) -> ASGIApp:
+        """List queues: who waits, and for how many slots."""
+        asking.parameters(request.scope["query_string"])
+        behind = await self._lag()
+        rows = await self._model.page(readmodel.QUEUES, ())
+        if self._bus.connected:
+            with contextlib.suppress(DisconnectedError):  # the counts are worth showing by themselves
+                await first_state(self._models.known)
+        queues = shown_fleet.queues([Counted(*row) for row in rows], self._models.backends())
+        return Answer(200, [JSON, NO_CACHE], encode(Queues(queues, behind)))
+
+    async def _there(self, request: Ask) -> list[Backend]:
+        asking.parameters(request.scope["query_string"])
+        await first_state(self._models.known, self._leases.known)
+        return self._models.backends()
+
+    def _shown(self, backend: Backend) -> BackendView:
+        return shown_fleet.backend(backend, self._leases.running(backend.name))
+
+    async def _lag(self) -> int | None:
+        checkpoint = lag.applied(self._model)
+        try:
+            # A stream that was made anew counts from the beginning, until the read model is made anew too.
+            return max(0, await lag.last_stored(self._bus) - checkpoint)
+        except UnavailableError:
+            return None
