@@ -4,9 +4,12 @@ The one rule: a block fenced as ``sh`` is run as it is written, a page's blocks 
 shell. What needs more than this machine has (a container engine, root) is fenced as ``console``.
 """
 
+import contextlib
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,20 +23,25 @@ PATIENCE_S = 110
 
 
 class Block(Struct, frozen=True):
-    """One fenced block; ``line`` is that of its fence, from 1."""
+    """One fenced block; ``line`` is that of its fence, from 1, ``heading`` the nearest above it."""
 
     line: int
     language: str
     text: str
+    heading: str
 
 
 def blocks(page: Path) -> list[Block]:
     """Give the fenced and the indented blocks of a page, the latter with language ``""``."""
-    return [
-        Block((token.map or [0])[0] + 1, token.info.strip(), token.content)
-        for token in MarkdownIt().parse(page.read_text(encoding="utf-8"))
-        if token.type in ("fence", "code_block")
-    ]
+    found: list[Block] = []
+    heading = above = ""
+    for token in MarkdownIt().parse(page.read_text(encoding="utf-8")):
+        if above == "heading_open":
+            heading = token.content
+        if token.type in ("fence", "code_block"):
+            found.append(Block((token.map or [0])[0] + 1, token.info.strip(), token.content, heading))
+        above = token.type
+    return found
 
 
 def pages() -> list[Path]:
@@ -52,29 +60,43 @@ def script(found: list[Block], ports: Mapping[str, str]) -> str:
         text = block.text
         for written, real in ports.items():
             text = re.sub(rf"{re.escape(written)}(?![0-9])", real, text)
-        parts.append(f"echo '>>> line {block.line}' >&2\n{text}")
+        parts += [
+            f"echo '>>> line {block.line}' >&2",
+            f"printf '\\036%s\\n' {shlex.quote(block.heading)}",
+            text,
+        ]
     return "\n".join(parts)
 
 
-def run(page: Path, folder: Path, ports: Mapping[str, str], environment: Mapping[str, str]) -> str:
-    """Run a page's commands in a folder, and give what they printed; AssertionError names the line."""
-    done = subprocess.run(
+def run(
+    page: Path, folder: Path, ports: Mapping[str, str], environment: Mapping[str, str]
+) -> dict[str, str]:
+    """Run a page's commands; give what they printed, by heading. AssertionError names the line."""
+    with subprocess.Popen(
         ["bash", "-c", script(commands(page), ports)],
         cwd=folder,
         env={**os.environ, **environment, "PATH": search_path()},
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=PATIENCE_S,
-    )
-    if done.returncode:
-        line = re.findall(r">>> (line \d+)", done.stderr)[-1:]
+        start_new_session=True,
+    ) as bash:
+        try:
+            out, err = bash.communicate(timeout=PATIENCE_S)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # what it left in the background
+                os.killpg(bash.pid, signal.SIGKILL)
+    if bash.returncode:
+        line = re.findall(r">>> (line \d+)", err)[-1:]
         raise AssertionError(
-            f"{page.name}, block at {line}: exit code {done.returncode}\n"
-            f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+            f"{page.name}, block at {line}: exit code {bash.returncode}\n{out[-3000:]}\n{err[-3000:]}"
         )
-    return done.stdout
+    printed: dict[str, str] = {}
+    for part in out.split("\x1e")[1:]:  # octal 036 of the script
+        heading, _, text = part.partition("\n")
+        printed[heading] = printed.get(heading, "") + text
+    return printed
 
 
 def search_path() -> str:
