@@ -2,20 +2,27 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check fix bench generate requirements speech-data clean
+.PHONY: help run nats-context test check fix bench generate requirements speech-data clean
 
 BIN := .venv/bin
 ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SPEECH := usr/share/pocketsphinx/test/data/librivox
-COMPILE := uv pip compile pyproject.toml --extra embedded --extra speech --universal \
-  --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 \
+  --generate-hashes --no-header --no-annotate --quiet
+EXTRAS := --extra embedded --extra speech
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/.run-stamp ## run everything on this machine; ARGS= go to `taskfold up`
 	@exec $(BIN)/taskfold up $(ARGS)
+
+nats-context: ## let the nats command know the server: `nats --context taskfold …`
+	@command -v nats >/dev/null || { echo "the nats command is not on PATH. With Go:" \
+	  "go install github.com/nats-io/natscli/nats@v0.5.0, which puts it into \"\$$(go env GOPATH)/bin\"" >&2; exit 1; }
+	@nats context add taskfold --description "the events of Taskfold" \
+	  --server "$${TASKFOLD_NATS_URL:-nats://127.0.0.1:$${TASKFOLD_NATS_PORT:-4222}}"
 
 test: .venv/.dev-stamp speech-data ## run the tests; ARGS= go to pytest
 	@$(BIN)/python -m pytest $(ARGS)
@@ -38,8 +45,9 @@ generate: .venv/.dev-stamp ## write the schemas and diagrams that are derived fr
 	$(BIN)/python -m schemas.generate
 
 requirements: ## lock the requirements anew (needs uv)
-	$(COMPILE) --group dev -o requirements/dev.txt
-	$(COMPILE) --group build --constraint requirements/dev.txt -o requirements/run.txt
+	$(COMPILE) $(EXTRAS) --group dev -o requirements/dev.txt
+	$(COMPILE) $(EXTRAS) --group build --constraint requirements/dev.txt -o requirements/run.txt
+	$(COMPILE) --group build --constraint requirements/dev.txt -o requirements/image.txt
 
 clean: ## remove what was made here, except ./data
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
