@@ -13,7 +13,7 @@ from typing import NoReturn
 import uvloop
 
 from schemas.errors import RejectedError, TaskfoldError
-from services import telemetry
+from services import supervision, telemetry
 from services.settings import Settings, SettingsError, load
 
 Main = Callable[[Settings, asyncio.Event], Awaitable[None]]
@@ -43,10 +43,16 @@ def run(process: str, main: Main, settings: Settings) -> None:
 
 async def _until_signalled(main: Main, settings: Settings) -> None:
     stop = asyncio.Event()
+
+    def asked() -> None:
+        supervision.stopping()
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await main(settings, stop)
+        loop.add_signal_handler(number, asked)
+    async with background(supervision.keep_alive()):
+        await main(settings, stop)
 
 
 async def unless(stop: asyncio.Event, job: Coroutine[None, None, None]) -> bool:

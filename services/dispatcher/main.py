@@ -7,7 +7,7 @@ import socket
 import structlog
 
 from schemas.ids import slug
-from services import clock
+from services import clock, supervision
 from services.artifacts import ArtifactStore
 from services.bus.connection import Bus
 from services.bus.tasklog import TaskLog
@@ -17,7 +17,7 @@ from services.dispatcher.execution import Execution
 from services.dispatcher.instances import Registry
 from services.dispatcher.loop import Loop
 from services.leases import Leases
-from services.process import unless
+from services.process import background, unless
 from services.settings import Settings
 
 log = structlog.get_logger()
@@ -26,6 +26,12 @@ log = structlog.get_logger()
 def new_name() -> str:
     """Name this dispatcher so that no other, before or after it, has the same name."""
     return f"{slug(socket.gethostname())}-{os.getpid()}-{clock.new_name()[:8]}"
+
+
+async def announce(leases: Leases, name: str) -> None:
+    """Say that the work begins: before it knows the leases, a dispatcher takes nothing."""
+    await leases.known.wait()
+    supervision.ready(f"dispatches as {name}")
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -42,7 +48,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             execution = Execution(bus, ArtifactStore(bus), settings, name)
             tasklog = TaskLog(bus, f"/taskfold/dispatcher/{name}", clock.now, clock.new_event_id)
             desk = Desk(tasklog, leases, registry, execution)
-            await Loop(bus, leases, registry, desk, execution, settings).run(stop)
+            async with background(announce(leases, name)):
+                await Loop(bus, leases, registry, desk, execution, settings).run(stop)
     finally:
         await bus.close()
     log.info("dispatcher.stopped", name=name)
