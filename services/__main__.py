@@ -1,11 +1,13 @@
 """The command line: ``taskfold``, or ``python -m services``.
 
-The one rule: a process is imported only by its own command, so that none pays for another.
+The one rule: a process is imported only by its own command, so that none pays for another. What users type
+is in ``services.cli``, of which only the command's own module is imported, and only when it is named.
 """
 
 import asyncio
 import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import click
 import msgspec
 
 from services import process
+from services.cli.group import EPILOG, Commands
 from services.settings import Settings, masked, sources
 
 _DEFAULT_FILE = Path("taskfold.toml")
@@ -40,7 +43,7 @@ def _file() -> Path | None:
     return named or (_DEFAULT_FILE if _DEFAULT_FILE.exists() else None)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(package_name="taskfold")
 @_config
 def main() -> None:
@@ -141,7 +144,8 @@ def gpusim(**flags: Any) -> None:  # Any: as click gives them; Options says what
 
 @main.command()
 @_config
-def config() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def config(*, as_json: bool) -> None:
     """Show every effective setting, where it comes from and what it means."""
     file = _file()
     settings = process.effective_settings(file)
@@ -155,10 +159,51 @@ def config() -> None:
         )
         for field in msgspec.structs.fields(Settings)
     ]
+    if as_json:
+        click.echo(_config_json(settings, origin))
+        return
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         click.echo("  ".join([*cells, row[3]]).rstrip())
+
+
+def _config_json(settings: Settings, origin: Mapping[str, str]) -> str:
+    """Give settings as an object; masked as a whole, which leaves it JSON."""
+    document = {
+        field.name: {
+            "value": getattr(settings, field.name),
+            "source": origin[field.name],
+            "meaning": _meaning(field.type),
+        }
+        for field in msgspec.structs.fields(Settings)
+    }
+    return masked(msgspec.json.encode(document).decode())
+
+
+@main.command()
+@_config
+@click.option("--url", envvar="TASKFOLD_URL", help="Address of the api; else that of the settings.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(url: str | None, *, as_json: bool) -> None:
+    """Look for what keeps Taskfold from running, and say what to do."""
+    settings = process.effective_settings(_file())
+    from services.cli.doctor import examine  # noqa: PLC0415 - see the rule
+    from services.cli.running import run  # noqa: PLC0415 - see the rule
+
+    run(examine(settings, url, as_json=as_json))
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script that completes commands in your shell."""
+    from click.shell_completion import get_completion_class  # noqa: PLC0415 - see the rule
+
+    made = get_completion_class(shell)
+    if made is None:
+        raise click.UsageError(f"there is no completion for {shell}")
+    click.echo(made(main, {}, "taskfold", "_TASKFOLD_COMPLETE").source())
 
 
 def _shown(value: Any) -> str:  # Any: whatever a setting can be

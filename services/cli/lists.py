@@ -1,0 +1,145 @@
+"""Questions with one answer: a task, its history, all tasks, backends, queues; and cancelling.
+
+The one rule: one request is one answer; what is printed as JSON are the api's own bytes.
+"""
+
+import contextlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
+
+import click
+import msgspec
+
+from services.cli import results, show, tables
+from services.cli.client import API, Api, Json, connected, task_path
+from services.cli.failures import EndError, Exit
+from services.cli.running import say
+
+
+async def get(url: str, task_id: str, output: str | None, *, as_json: bool) -> Exit:
+    """Show a task, or fetch its result."""
+    if output is not None:
+        if output == results.STDOUT and as_json:
+            raise EndError(Exit.USAGE, "-o - and --json both want standard output; choose one")
+        results.check(output, 1)
+    async with connected(url, say) as api:
+        content = await api.get(task_path(task_id))
+        document = api.decoded(content)
+        if as_json:
+            click.echo(content)
+        if output is not None:
+            return await _fetch(api, document, output)
+        if not as_json:
+            click.echo("\n".join(show.summary(document, api.url)))
+    return Exit.DONE
+
+
+async def _fetch(api: Api, document: Json, output: str) -> Exit:
+    if document["status"] in ("FAILED", "CANCELLED", "EXPIRED"):
+        say(show.outcome(document))
+        return Exit.TASK
+    for name in await results.fetch(api, document, output):
+        say(f"wrote {name}")
+    return Exit.DONE
+
+
+async def cancel(url: str, ids: Sequence[str], reason: str | None, *, as_json: bool) -> None:
+    """Cancel tasks, and say of each what came of it."""
+    body: Json = {} if reason is None else {"reason": reason}
+    async with connected(url, say) as api:
+        for task_id in ids:
+            content = await api.post(task_path(task_id, "/cancel"), body)
+            click.echo(content if as_json else f"{task_id} {api.decoded(content)['outcome']}")
+
+
+async def history(url: str, task_id: str, *, as_json: bool) -> None:
+    """Show what happened to a task, with the time since its submission."""
+    async with connected(url, say) as api:
+        path, after = task_path(task_id, "/events"), 0
+        events: list[Json] = []
+        while True:
+            page = await api.json(path, {"last_event_id": str(after)})
+            events += page["events"]
+            if page["next"] is None:
+                break
+            after = page["next"]
+    if as_json:
+        click.echo(msgspec.json.encode({"events": events, "next": None}))
+    else:
+        tables.printed(show.HISTORY, show.history_rows(events), "no events")
+
+
+async def tasks(url: str, query: Mapping[str, str], *, follow: bool, as_json: bool) -> None:
+    """List tasks, newest first, and go on with what happens to them."""
+    async with connected(url, say) as api:
+        content = await api.get(f"{API}/tasks", query)
+        page = api.decoded(content)
+        found: list[Json] = page["tasks"]
+        if as_json and not follow:
+            click.echo(content)
+        elif as_json:
+            for document in found:
+                click.echo(msgspec.json.encode(document))
+        else:
+            now = tables.now_for_people()
+            tables.printed(show.TASKS, [show.task_row(document, now) for document in found], "no tasks")
+            if page["next"] and not follow:
+                say(f"there are more: --cursor {page['next']}")
+        if follow:
+            await _follow(api, found, query, as_json=as_json)
+
+
+async def _follow(api: Api, found: list[Json], query: Mapping[str, str], *, as_json: bool) -> None:
+    """Print changes. What came after the newest shown is not in the list, so the stream begins there."""
+    after = max((document["sequence"] for document in found), default=None)
+    kinds = {document["task_id"]: document["kind"] for document in found}
+    async with contextlib.aclosing(_changes(api, after)) as changes:
+        async for raw, event in changes:
+            if not await _asked_for(api, event, query, kinds):
+                continue
+            click.echo(raw if as_json else show.event_line(event))
+
+
+async def _changes(api: Api, after: int | None) -> AsyncGenerator[tuple[bytes, Json], None]:
+    async with contextlib.aclosing(api.follow(f"{API}/events", after)) as frames:
+        async for frame in frames:
+            if frame.event != show.PROGRESS:
+                yield frame.data, api.decoded(frame.data)
+
+
+async def _asked_for(api: Api, event: Json, query: Mapping[str, str], kinds: dict[str, str]) -> bool:
+    """Hold an event against the filters; the kind is known of its task, not of each event."""
+    status = query.get("status")
+    if status is not None and show.STATUS_AFTER.get(event["type"]) != status.upper():
+        return False
+    if "kind" not in query:
+        return True
+    task_id = event["task_id"]
+    if submission := event["data"].get("submission"):
+        kinds[task_id] = submission["kind"]
+    if task_id not in kinds:
+        with contextlib.suppress(EndError):  # away for a moment, or erased: better shown than left out
+            kinds[task_id] = (await api.json(task_path(task_id)))["kind"]
+    return kinds.get(task_id, query["kind"]) == query["kind"]
+
+
+async def backends(url: str, *, as_json: bool) -> None:
+    """List the GPUs."""
+    async with connected(url, say) as api:
+        content = await api.get(f"{API}/backends")
+    rows = [show.backend_row(backend) for backend in api.decoded(content)["backends"]]
+    if as_json:
+        click.echo(content)
+    else:
+        tables.printed(show.BACKENDS, rows, "no backends; set IMAGE_GEN_URL_1 or WHISPER_URL")
+
+
+async def queues(url: str, *, as_json: bool) -> None:
+    """List the queues."""
+    async with connected(url, say) as api:
+        content = await api.get(f"{API}/queues")
+    now = tables.now_for_people()
+    rows = [show.queue_row(queue, now) for queue in api.decoded(content)["queues"]]
+    if as_json:
+        click.echo(content)
+    else:
+        tables.printed(show.QUEUES, rows, "no queues: nothing has been submitted yet")
