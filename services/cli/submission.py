@@ -8,10 +8,20 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
+import msgspec
 
 from services.cli.running import addressed, run
 
 F = TypeVar("F", bound=Callable[..., Any])  # Any: a command, whatever its parameters
+
+
+def _an_object(_: click.Context, __: click.Parameter, text: str | None) -> dict[str, Any] | None:
+    """Read a JSON object."""  # Any: the user's own JSON
+    try:
+        return None if text is None else msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError:
+        raise click.BadParameter("""a JSON object is wanted, such as '{"order": 7}'""") from None
+
 
 _COMMONS: Final = (
     click.option("--model", help="Model to run it; none: any."),
@@ -25,6 +35,9 @@ _COMMONS: Final = (
     click.option("--max-attempts", type=int, help="Tries until it fails."),
     click.option("--user", help="Whose it is."),
     click.option("--tag", "tags", multiple=True, help="A word to find it by; may be given several times."),
+    click.option(
+        "--metadata", metavar="JSON", callback=_an_object, help="An object of yours to keep with it."
+    ),
     click.option("--idempotency-key", "key", help="The same key and request is the same task."),
     click.option("--wait", is_flag=True, help="Wait for the end."),
     click.option("-o", "--output", metavar="FILE", help="Wait, and write the result there; - is stdout."),
@@ -65,6 +78,9 @@ def image(prompt: str, **flags: Any) -> None:  # Any: as click gives them
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--language", help="Of the recording, as en.")
 @click.option("--prompt", help="Words that may come up.")
+@click.option("--temperature", type=float, help="From 0, the surest words, to 1.")
+@click.option("--translate", is_flag=True, default=None, help="Into English.")
+@click.option("--word-timestamps", is_flag=True, default=None, help="Say when each word is spoken.")
 @click.option(
     "--response-format",
     type=click.Choice(["json", "text", "srt", "vtt", "verbose_json"]),

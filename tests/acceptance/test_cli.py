@@ -213,6 +213,7 @@ async def test_an_id_alone_is_printed_and_all_members_arrive(user: User) -> None
         "--max-attempts": "2",
         "--idempotency-key": "k",
         "--delay-s": "0",
+        "--metadata": '{"order": 7}',
     }
     typed = [part for pair in flags.items() for part in pair]
     task_id = await user.id(*typed, "--tag", "a", "--tag", "b,c")
@@ -221,6 +222,7 @@ async def test_an_id_alone_is_printed_and_all_members_arrive(user: User) -> None
 
     assert again == task_id
     assert document["tags"] == ["a", "b,c"]
+    assert document["metadata"] == {"order": 7}
     assert (document["priority"], document["user"]) == ("high", "me")
     assert document["request"]["negative_prompt"] == "rain"
     assert document["request"]["seed"] == 7
@@ -233,11 +235,14 @@ async def test_a_recording_becomes_text_and_the_suffix_says_its_form(make_cluste
     await cluster.up()
     user = User(cluster)
 
-    text = await user.run("submit", "speech", str(clip), "--wait", "--tag", "a")
+    flags = ("--temperature", "0", "--word-timestamps", "--metadata", '{"order": 7}')
+    text = await user.run("submit", "speech", str(clip), "--wait", "--tag", "a", *flags)
+    made = json.loads((await user.run("tasks", "--json")).text)["tasks"][0]
     subtitles = await user.run("submit", "speech", "-", "-o", "a.srt", stdin=clip.read_bytes())
 
     assert text.code == subtitles.code == 0, text.err + subtitles.err
     assert text.text.strip()
+    assert (made["request"]["word_timestamps"], made["metadata"]) == (True, {"order": 7})
     assert "-->" in (user.folder / "a.srt").read_text()
 
 
