@@ -33,6 +33,7 @@ check: .venv/.dev-stamp ## check format, lint, types, import contracts, generate
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m schemas.generate --check
+	$(BIN)/python -m services.cli.settings_page --check
 
 fix: .venv/.dev-stamp ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
@@ -41,8 +42,9 @@ fix: .venv/.dev-stamp ## format the code and mend what lint can mend
 bench: .venv/.dev-stamp ## measure speed; ARGS= go to the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-generate: .venv/.dev-stamp ## write the schemas and diagrams that are derived from code
+generate: .venv/.dev-stamp ## write the schemas, diagrams and tables that are derived from code
 	$(BIN)/python -m schemas.generate
+	$(BIN)/python -m services.cli.settings_page
 
 requirements: ## lock the requirements anew (needs uv)
 	$(COMPILE) $(EXTRAS) --group dev -o requirements/dev.txt
