@@ -8,10 +8,9 @@ from typing import Final
 
 from schemas import readmodel
 from schemas.errors import DisconnectedError, UnavailableError
-from schemas.subjects import TASKS
 from services.api.queries import ReadModel
-from services.bus.connection import ApiError, Bus
-from services.bus.streams import stream_info
+from services.bus.connection import Bus
+from services.bus.streams import last_event
 
 _PATIENCE_S: Final = 1.0
 
@@ -23,11 +22,11 @@ def applied(model: ReadModel) -> int:
 
 
 async def last_stored(bus: Bus) -> int:
-    """Give the sequence of the log's last message; UnavailableError says why it is not known."""
+    """Give the sequence of the log's last event; UnavailableError says why it is not known."""
     if not bus.connected:
         raise DisconnectedError("not connected to NATS")
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            return (await stream_info(bus, TASKS)).last
-    except (UnavailableError, ApiError, TimeoutError) as error:
+            return await last_event(bus)
+    except (UnavailableError, TimeoutError) as error:
         raise UnavailableError(f"NATS does not answer: {error}") from error

@@ -5,10 +5,12 @@ The one rule: everything here may run any number of times, from any number of pr
 
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
-from schemas.subjects import TASKS, Lane, lane_of_filter
-from services.bus.connection import ApiError, Bus
+from schemas.subjects import TASK_EVENTS, TASKS, Lane, lane_of_filter
+from services.bus.connection import ApiError, Bus, status
+from services.bus.stored import from_direct_get
 
 STREAM_NOT_FOUND: Final = 10059
 STREAM_NAME_TAKEN: Final = 10058
@@ -56,6 +58,13 @@ async def stream_info(bus: Bus, name: str) -> StreamInfo:
     info = await bus.api(f"STREAM.INFO.{name}")
     state = info["state"]
     return StreamInfo(info["created"], state["first_seq"], state["last_seq"])
+
+
+async def last_event(bus: Bus) -> int:
+    """Give the sequence of the log's last event, 0 for none; a schedule behind it is no event."""
+    body = msgspec.json.encode({"last_by_subj": TASK_EVENTS})
+    answer = await bus.request(f"$JS.API.DIRECT.GET.{TASKS}", body)
+    return 0 if status(answer) else from_direct_get(answer).sequence
 
 
 async def storage_share(bus: Bus) -> float:
