@@ -105,17 +105,19 @@ def _bars(ids: Sequence[str], console: Console) -> Iterator[Look]:
 
 def _advance(progress: Progress, row: TaskID, event: Json) -> None:
     fraction, state = bar(event)
-    if fraction is None:
+    if fraction is not None:
+        progress.update(row, completed=fraction)
+    if state is not None:
         progress.update(row, state=state)
-    else:
-        progress.update(row, completed=fraction, state=state)
     if show.STATUS_AFTER.get(event["type"]) in FINAL:
         progress.refresh()
 
 
-def bar(event: Json) -> tuple[float | None, str]:
-    """Give how full a task's bar is after an event, None as before, and what stands beside it."""
+def bar(event: Json) -> tuple[float | None, str | None]:
+    """Give how full a task's bar is after an event, and what stands beside it; None: as before."""
     data: Json = event["data"]
+    if event["type"] == "task.attached":  # where it runs has been said, and is not in this one
+        return None, None
     if event["type"] == show.PROGRESS:
         return data["fraction"], f"RUNNING {data['fraction']:.0%}"
     status = show.STATUS_AFTER.get(event["type"], event["type"])

@@ -70,12 +70,15 @@ class TestEvents:
         [
             (event("submitted"), 0.0, "QUEUED"),
             (event("started", backend="image-1"), 0.0, "RUNNING image-1"),
+            (event("attached", remote_id="7"), None, None),
             (event("progress", fraction=0.25), 0.25, "RUNNING 25%"),
             (event("attempt_failed", error={"message": "out of memory"}), None, "RETRYING out of memory"),
             (event("done"), 1.0, "DONE"),
         ],
     )
-    def test_a_bar_stands_where_the_task_is(self, seen: Json, fraction: float | None, state: str) -> None:
+    def test_a_bar_stands_where_the_task_is(
+        self, seen: Json, fraction: float | None, state: str | None
+    ) -> None:
         assert watch.bar(seen) == (fraction, state)
 
 
