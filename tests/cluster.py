@@ -39,11 +39,14 @@ async def eventually(
     look: Callable[[], Awaitable[T | None]], what: str, patience_s: float = PATIENCE_S
 ) -> T:
     """Look again and again until there is something to see, and give it."""
+    limit = asyncio.timeout(patience_s)
     try:
-        async with asyncio.timeout(patience_s):
+        async with limit:
             while not (seen := await look()):  # noqa: ASYNC110 - as said below
                 await asyncio.sleep(LOOK_S)  # what is looked at is in another process, and sends no signal
     except TimeoutError:
+        if not limit.expired():  # it is the look that took too long
+            raise
         raise AssertionError(f"not within {patience_s:g} s: {what}") from None
     return seen
 

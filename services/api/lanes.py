@@ -5,6 +5,7 @@ The one rule: a lane's consumer exists before the first ticket is stored in it; 
 
 import asyncio
 
+from schemas.errors import DisconnectedError, OutcomeUnknownError
 from schemas.requests import AnySubmission
 from schemas.subjects import Lane, lanes_of_tenant
 from services.bus.connection import Bus
@@ -25,10 +26,14 @@ class Lanes:
         kind, model, priority = submission.kind, submission.model, submission.priority
         return Lane(kind, model, priority, first), Lane(kind, model, priority, second)
 
-    async def ensure(self, lane: Lane) -> None:
+    async def ensure(self, lane: Lane, patience_s: float) -> None:
+        """Have a lane made; DisconnectedError when NATS does not answer in time, and nothing was stored."""
         if lane in self._there:
             return
-        async with self._lock:
-            if lane not in self._there:
-                await ensure_lane(self._bus, lane)
-                self._there.add(lane)
+        try:
+            async with asyncio.timeout(patience_s), self._lock:
+                if lane not in self._there:
+                    await ensure_lane(self._bus, lane)
+                    self._there.add(lane)
+        except (OutcomeUnknownError, TimeoutError):  # a lane may be made twice
+            raise DisconnectedError("NATS does not answer; nothing was stored") from None

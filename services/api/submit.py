@@ -4,6 +4,7 @@ The one rule: nothing is promised before the log has it, and the same name and b
 however often, whatever else would be refused.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import datetime
 
@@ -189,13 +190,16 @@ class Submitter(Struct, frozen=True, kw_only=True):
 
     async def _store(self, wish: Wish, submission: AnySubmission, place: Place) -> int:
         address = Address(place.lane, wish.task_id)
-        await self.lanes.ensure(place.lane)
+        clock = asyncio.get_running_loop().time
+        give_up_at = clock() + self.patience_s
+        await self.lanes.ensure(place.lane, self.patience_s)
+        patience_s = give_up_at - clock()
         if submission.not_before:
             return await self.tasklog.schedule(
                 address,
                 submission,
                 submission.not_before,
-                patience_s=self.patience_s,
+                patience_s=patience_s,
                 any_lane=wish.named,
                 traceparent=wish.traceparent,
             )
@@ -203,7 +207,7 @@ class Submitter(Struct, frozen=True, kw_only=True):
             address,
             TaskSubmitted(submission=submission),
             expected=0,
-            patience_s=self.patience_s,
+            patience_s=patience_s,
             any_lane=wish.named,
             traceparent=wish.traceparent,
         )

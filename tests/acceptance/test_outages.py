@@ -58,7 +58,7 @@ async def test_every_accepted_task_ends_once_when_nats_dies_under_load(make_clus
 async def test_reads_go_on_and_submissions_are_refused_while_nats_is_away(
     make_cluster: MakeCluster,
 ) -> None:
-    cluster = make_cluster()
+    cluster = make_cluster(submit_timeout_s=0.5)
     await cluster.gpu("IMAGE_GEN_URL_1")
     await cluster.up()
     task_id = await cluster.submit()

@@ -1,6 +1,7 @@
 """What the api does while something that it depends on is away."""
 
 import asyncio
+import signal
 import socket
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +27,7 @@ TASKS = "/api/v1/tasks"
 async def test_without_nats_submissions_are_refused_in_time_and_reads_go_on(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    async with running(settings_for(nats_server, tmp_path)) as rig:
+    async with running(settings_for(nats_server, tmp_path, submit_timeout_s=0.5)) as rig:
         task_id = await rig.submit()
         await _listed(rig, task_id)
         nats_server.kill()
@@ -62,6 +63,18 @@ async def test_without_nats_submissions_are_refused_in_time_and_reads_go_on(
 
         await eventually(taken)
         assert await rig.stored_tasks() == 2
+
+
+async def test_a_lane_that_cannot_be_made_in_time_refuses_its_task(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    async with running(settings_for(nats_server, tmp_path, submit_timeout_s=0.3)) as rig:
+        nats_server.signal(signal.SIGSTOP)
+        reply = await rig.ask("POST", IMAGE, json={"prompt": "x"})
+        nats_server.signal(signal.SIGCONT)
+
+        assert reply.refusal() == (503, "nats_away", None)
+        assert await rig.stored_tasks() == 0
 
 
 async def test_a_known_key_is_answered_without_nats(nats_server: NatsServer, tmp_path: Path) -> None:
