@@ -16,7 +16,7 @@ import msgspec
 
 from services import process
 from services.cli.group import EPILOG, Commands
-from services.settings import Settings, masked, sources
+from services.settings import Settings, masked, meaning, sources
 
 _DEFAULT_FILE = Path("taskfold.toml")
 
@@ -155,7 +155,7 @@ def config(*, as_json: bool) -> None:
             field.name,
             masked(_shown(getattr(settings, field.name))),
             origin[field.name],
-            _meaning(field.type),
+            meaning(field.name),
         )
         for field in msgspec.structs.fields(Settings)
     ]
@@ -174,7 +174,7 @@ def _config_json(settings: Settings, origin: Mapping[str, str]) -> str:
         field.name: {
             "value": getattr(settings, field.name),
             "source": origin[field.name],
-            "meaning": _meaning(field.type),
+            "meaning": meaning(field.name),
         }
         for field in msgspec.structs.fields(Settings)
     }
@@ -208,11 +208,6 @@ def completion(shell: str) -> None:
 
 def _shown(value: Any) -> str:  # Any: whatever a setting can be
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def _meaning(annotation: Any) -> str:  # Any: a type as it is written
-    notes = getattr(annotation, "__metadata__", ())
-    return next((note.description for note in notes if getattr(note, "description", None)), "")
 
 
 if __name__ == "__main__":

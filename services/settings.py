@@ -148,6 +148,13 @@ def load(env: Mapping[str, str], config: Path | None = None) -> Settings:
     return settings
 
 
+def meaning(setting: str) -> str:
+    """Say what a setting is for, in a few words."""
+    annotation = Settings.__annotations__[setting]
+    said: str = next(note.description for note in annotation.__metadata__ if note.description)
+    return said
+
+
 def sources(env: Mapping[str, str], config: Path | None = None) -> dict[str, str]:
     """Say where the value of each setting comes from: default, the file, or environment."""
     return {

@@ -6,12 +6,13 @@ The one rule: headers are spelled here or where they are decided, never merged o
 from typing import Any, Final
 
 import msgspec
-from litestar import Request
+from litestar import HttpMethod, Request
 from litestar.types import Receive, Scope, Send
 
 Headers = list[tuple[bytes, bytes]]
 Ask = Request[Any, Any, Any]  # Any: Litestar's user, auth and state, of which there is none
 
+READ: Final = (HttpMethod.GET, HttpMethod.HEAD)
 JSON: Final = (b"content-type", b"application/json")
 NO_CACHE: Final = (b"cache-control", b"no-cache")
 _BODILESS: Final = frozenset({204, 304})

@@ -18,12 +18,11 @@ from msgspec import Struct
 from schemas.errors import Code, RejectedError
 from schemas.ids import ArtifactId, TaskId, parse_artifact_id
 from services.api import asking, openapi
-from services.api.answer import Answer, Ask, Headers, headers_of
+from services.api.answer import READ, Answer, Ask, Headers, headers_of
 from services.api.audio import extension
 from services.api.reads import Reads
 from services.artifacts import ArtifactInfo, ArtifactStore, IncompleteError
 
-READ: Final = (HttpMethod.GET, HttpMethod.HEAD)
 _OF_TASK: Final = re.compile(r"([0-9a-f-]{36})-\d+-\d+")
 
 

@@ -5,9 +5,8 @@ and from the projector's counts.
 """
 
 import contextlib
-from typing import Final
 
-from litestar import HttpMethod, route
+from litestar import route
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.types import ASGIApp
@@ -17,14 +16,12 @@ from schemas.errors import Code, DisconnectedError, RejectedError, UnavailableEr
 from schemas.registry import Backend
 from schemas.views import API
 from services.api import asking, lag, openapi, shown_fleet
-from services.api.answer import JSON, NO_CACHE, Answer, Ask, encode
+from services.api.answer import JSON, NO_CACHE, READ, Answer, Ask, encode
 from services.api.known_models import KnownModels, first_state
 from services.api.queries import ReadModel
 from services.api.shown_fleet import BackendView, Counted, Fleet, Queues
 from services.bus.connection import Bus
 from services.leases import Leases
-
-READ: Final = (HttpMethod.GET, HttpMethod.HEAD)
 
 
 class FleetRoutes:

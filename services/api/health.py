@@ -6,17 +6,16 @@ The one rule: alive says nothing of others; ready says what keeps it from being 
 from collections.abc import Callable
 from typing import Final
 
-from litestar import HttpMethod, route
+from litestar import route
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
 from schemas.errors import UnavailableError
 from services.api import lag
-from services.api.answer import JSON, NO_CACHE, Answer, Ask, encode
+from services.api.answer import JSON, NO_CACHE, READ, Answer, Ask, encode
 from services.api.queries import ReadModel, ReadModelAwayError
 from services.bus.connection import Bus
 
-READ: Final = (HttpMethod.GET, HttpMethod.HEAD)
 HOPELESS_LAG: Final = 50_000
 """How many messages the read model may be behind and still be of use."""
 

@@ -8,7 +8,7 @@ import binascii
 from typing import Annotated, Any, Final
 
 import msgspec
-from litestar import HttpMethod, delete, post, route
+from litestar import delete, post, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.types import ASGIApp
@@ -21,14 +21,13 @@ from schemas.requests import Kind
 from schemas.task import Status
 from schemas.views import API
 from services.api import asking, openapi
-from services.api.answer import JSON, NO_CACHE, Answer, Ask, Headers, encode, headers_of
+from services.api.answer import JSON, NO_CACHE, READ, Answer, Ask, Headers, encode, headers_of
 from services.api.cancelling import Canceller
 from services.api.queries import ReadModel
 from services.api.reads import Reads, Shown
 
 DEFAULT_LIMIT: Final = 50
 MOST: Final = 200
-READ: Final = (HttpMethod.GET, HttpMethod.HEAD)
 BY_CLIENT: Final = "client"
 _RETRY_AFTER: Final = (b"retry-after", b"1")
 _NEWEST: Final = 2**63 - 1

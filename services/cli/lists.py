@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 import click
 import msgspec
 
+from schemas.task import FINAL, Status
 from services.cli import results, show, tables
 from services.cli.client import API, Api, Json, connected, task_path
 from services.cli.failures import EndError, Exit
@@ -18,9 +19,7 @@ from services.cli.running import say
 async def get(url: str, task_id: str, output: str | None, *, as_json: bool) -> Exit:
     """Show a task, or fetch its result."""
     if output is not None:
-        if output == results.STDOUT and as_json:
-            raise EndError(Exit.USAGE, "-o - and --json both want standard output; choose one")
-        results.check(output, 1)
+        results.check(output, 1, as_json=as_json)
     async with connected(url, say) as api:
         content = await api.get(task_path(task_id))
         document = api.decoded(content)
@@ -34,7 +33,7 @@ async def get(url: str, task_id: str, output: str | None, *, as_json: bool) -> E
 
 
 async def _fetch(api: Api, document: Json, output: str) -> Exit:
-    if document["status"] in ("FAILED", "CANCELLED", "EXPIRED"):
+    if document["status"] in FINAL - {Status.DONE}:
         say(show.outcome(document))
         return Exit.TASK
     for name in await results.fetch(api, document, output):
@@ -126,10 +125,10 @@ async def backends(url: str, *, as_json: bool) -> None:
     """List the GPUs."""
     async with connected(url, say) as api:
         content = await api.get(f"{API}/backends")
-    rows = [show.backend_row(backend) for backend in api.decoded(content)["backends"]]
     if as_json:
         click.echo(content)
     else:
+        rows = [show.backend_row(backend) for backend in api.decoded(content)["backends"]]
         tables.printed(show.BACKENDS, rows, "no backends; set IMAGE_GEN_URL_1 or WHISPER_URL")
 
 
@@ -137,9 +136,9 @@ async def queues(url: str, *, as_json: bool) -> None:
     """List the queues."""
     async with connected(url, say) as api:
         content = await api.get(f"{API}/queues")
-    now = tables.now_for_people()
-    rows = [show.queue_row(queue, now) for queue in api.decoded(content)["queues"]]
     if as_json:
         click.echo(content)
     else:
+        now = tables.now_for_people()
+        rows = [show.queue_row(queue, now) for queue in api.decoded(content)["queues"]]
         tables.printed(show.QUEUES, rows, "no queues: nothing has been submitted yet")

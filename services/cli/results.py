@@ -26,8 +26,10 @@ def targets(output: str, count: int) -> list[str]:
     return [output, *(str(path.with_name(f"{path.stem}-{n}{path.suffix}")) for n in range(2, count + 1))]
 
 
-def check(output: str, count: int) -> None:
+def check(output: str, count: int, *, as_json: bool) -> None:
     """Raise EndError where the results could not be written."""
+    if output == STDOUT and as_json:
+        raise EndError(Exit.USAGE, "-o - and --json both want standard output; choose one")
     for name in targets(output, count):
         path = Path(name)
         if name == STDOUT:

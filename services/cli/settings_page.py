@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from services.settings import PREFIX, Settings
+from services.settings import PREFIX, Settings, meaning
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "configuration.md"
 # Where a group of the struct begins, and what the page calls it.
@@ -48,7 +48,7 @@ def tables() -> str:
             f"`{_URLS.get(field.name, PREFIX + field.name.upper())}`",
             allowed(field.type),
             "none" if default is None else f"`{_value(default)}`",
-            _meaning(field.type),
+            meaning(field.name),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -75,10 +75,6 @@ def _parts(annotation: Any) -> tuple[Any, list[Meta]]:  # Any: a type as it is w
         return annotation, []
     kind, *notes = typing.get_args(annotation)
     return kind, [note for note in notes if isinstance(note, Meta)]
-
-
-def _meaning(annotation: Any) -> str:  # Any: a type as it is written
-    return next((note.description for note in _parts(annotation)[1] if note.description), "")
 
 
 def _value(value: Any) -> str:  # Any: whatever a setting can be

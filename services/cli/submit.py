@@ -45,11 +45,8 @@ def given(flags: Json) -> Json:
 
 
 def check(wanted: Wanted, count: int = 1) -> None:
-    if wanted.output is None:
-        return
-    if wanted.output == results.STDOUT and wanted.as_json:
-        raise EndError(Exit.USAGE, "-o - and --json both want standard output; choose one")
-    results.check(wanted.output, count)
+    if wanted.output is not None:
+        results.check(wanted.output, count, as_json=wanted.as_json)
 
 
 async def image(prompt: str, flags: Json, wanted: Wanted) -> Exit:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from services.cli.running import DEFAULT_URL
 from services.process import StartError
 from services.settings import Settings, masked
 from services.up import folder, nats_server, plan, ports
@@ -25,8 +26,6 @@ from services.up.tree import Child, Tree, run_once
 _POLL_S: Final = 0.02
 _REACH_S: Final = 5.0
 _SLOW_S: Final = 10.0
-DEFAULT_URL: Final = "http://127.0.0.1:8080"
-"""Where the command line looks when it is told nothing."""
 
 
 class _Steps:

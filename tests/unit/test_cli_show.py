@@ -206,7 +206,7 @@ class TestFiles:
     def test_a_link_stays_one_and_a_device_stays_what_it_is(self, tmp_path: Path) -> None:
         (tmp_path / "link.png").symlink_to(tmp_path / "fox.png")
         results.save(b"new", str(tmp_path / "link.png"))
-        results.check("/dev/null", 1)
+        results.check("/dev/null", 1, as_json=False)
         results.save(b"new", "/dev/null")
         assert (tmp_path / "link.png").is_symlink()
         assert (tmp_path / "fox.png").read_bytes() == b"new"
@@ -217,7 +217,7 @@ class TestFiles:
         self, name: str, tmp_path: Path
     ) -> None:
         with pytest.raises(EndError) as caught:
-            results.check(str(tmp_path / name), 1)
+            results.check(str(tmp_path / name), 1, as_json=False)
         assert caught.value.exit_code is Exit.USAGE
 
     @pytest.mark.parametrize(
