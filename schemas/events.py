@@ -78,10 +78,35 @@ class TaskSubmitted(Event, frozen=True, kw_only=True):
     submission: AnySubmission
 
 
+class Candidate(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A backend that could have run the attempt. ``score``: the policy takes the least.
+
+    ``free``: it could start at once; ``cold``: the model was not loaded there.
+    """
+
+    backend: BackendId
+    score: float
+    free: bool = True
+    cold: bool = False
+
+
+class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why an attempt went where it did; ``candidates`` are the best ones, in order of their score."""
+
+    policy: str
+    reason: str
+    candidates: tuple[Candidate, ...] = ()
+
+
 class TaskStarted(Event, frozen=True, kw_only=True):
+    """``model`` in the backend's own spelling; ``units`` of work as ``schemas.work`` measures them."""
+
     attempt: int
     backend: BackendId
     dispatcher: str
+    model: str | None = None
+    units: float | None = None
+    decision: Decision | None = None
 
 
 class TaskAttached(Event, frozen=True, kw_only=True):

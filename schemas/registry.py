@@ -12,22 +12,34 @@ from msgspec import Meta, Struct
 
 from schemas.errors import Code, RejectedError
 from schemas.ids import BackendId, slug
-from schemas.requests import Kind
+from schemas.requests import Instant, Kind
 
 MOST_SLOTS: Final = 64
 HIDDEN: Final = "***"
 
+ModelEntry = Annotated[str, Meta(min_length=1, max_length=256)]
+
 
 class Protocol(StrEnum):
+    """What an instance speaks; an adapter each, ``services.dispatcher.backends``."""
+
     SDCPP = "sdcpp"
     OPENAI_IMAGES = "openai_images"
+    SDAPI = "sdapi"
+    COMFYUI = "comfyui"
     OPENAI_STT = "openai_stt"
+    WHISPERCPP = "whispercpp"
+    WHISPER_ASR = "whisper_asr"
 
 
 KIND_OF: Final = {
     Protocol.SDCPP: Kind.IMAGE,
     Protocol.OPENAI_IMAGES: Kind.IMAGE,
+    Protocol.SDAPI: Kind.IMAGE,
+    Protocol.COMFYUI: Kind.IMAGE,
     Protocol.OPENAI_STT: Kind.SPEECH,
+    Protocol.WHISPERCPP: Kind.SPEECH,
+    Protocol.WHISPER_ASR: Kind.SPEECH,
 }
 
 
@@ -47,16 +59,25 @@ class Source(StrEnum):
 
 
 class Backend(Struct, frozen=True, kw_only=True):
-    """One GPU instance behind one url. ``models`` empty: what the instance itself says."""
+    """One GPU instance behind one url.
+
+    ``models`` empty: what the instance itself says. An entry ``alias=name`` is a model under a name of the
+    operator's, ``qwen-image-4k=qwen-image``: what an instance can do beyond the model is said by such names.
+    ``keeps``: models that it holds loaded at once. ``alive_until``: an instance that announced itself is
+    taken out of use then, unless it has said again that it lives.
+    """
 
     name: BackendId
     url: str
     kind: Kind
     protocol: Protocol | None = None
-    models: tuple[str, ...] = ()
+    models: tuple[ModelEntry, ...] = ()
     slots: Annotated[int, Meta(ge=1, le=MOST_SLOTS)] = 1
+    keeps: Annotated[int, Meta(ge=1, le=MOST_SLOTS)] = 1
     weight: Annotated[float, Meta(gt=0)] = 1.0
+    labels: dict[str, str] = {}
     wanted: Wanted = Wanted.ON
+    alive_until: Instant | None = None
     source: Source = Source.CONFIG
     api_key: str | None = None
     disconnect_cancels: bool = False
@@ -79,21 +100,26 @@ class Backend(Struct, frozen=True, kw_only=True):
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        return self.models or self.learned_models
+        """The names that a submission may use."""
+        return tuple(entry.partition("=")[0] for entry in self.models) or self.learned_models
 
     @property
     def model_slugs(self) -> frozenset[str]:
         return frozenset(slug(model) for model in self.model_names)
 
     def model_named(self, model_slug: str) -> str | None:
-        """Give the instance's own spelling of a model, None when it has no such model."""
-        return next((model for model in self.model_names if slug(model) == model_slug), None)
+        """Give the instance's own name of a model, None when it has no such model."""
+        for entry in self.models or self.learned_models:
+            name, _, own = entry.partition("=")
+            if slug(name) == model_slug:
+                return own or name
+        return None
 
 
 encode: Final = msgspec.json.Encoder().encode
 decode: Final = msgspec.json.Decoder(Backend).decode
 
-_OPTIONS: Final = ("slots", "models", "weight", "api_key", "disconnect_cancels")
+_OPTIONS: Final = ("slots", "models", "keeps", "weight", "api_key", "disconnect_cancels")
 
 
 def from_url(name: BackendId, url: str, kind: Kind) -> Backend:

@@ -99,7 +99,10 @@ class ImageSubmission(Submission, frozen=True, kw_only=True, tag="image"):
 
 
 class SpeechSubmission(Submission, frozen=True, kw_only=True, tag="speech"):
+    """``audio_bytes`` is the size of the recording, 0 where it was not known."""
+
     request: SpeechRequest
+    audio_bytes: int = 0
 
 
 AnySubmission = ImageSubmission | SpeechSubmission

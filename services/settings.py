@@ -24,6 +24,14 @@ _NOT_SETTINGS: Final = frozenset({"TASKFOLD_CONFIG", "TASKFOLD_URL"})
 _VARIABLES: Final = {"image": "IMAGE_GEN_URL", "speech": "WHISPER_URL"}
 _URLS: Final = re.compile(r"(IMAGE_GEN|WHISPER)_URL(?:_([1-9][0-9]*))?")
 
+Balancing = Literal[
+    "least_expected_completion",
+    "least_outstanding",
+    "round_robin",
+    "weighted",
+    "user_affinity",
+    "random",
+]
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 Number = Annotated[str, Meta(pattern="^[1-9][0-9]*$")]
@@ -60,6 +68,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     replicas: Annotated[Literal[1, 3, 5], Meta(description="servers that hold each stream")] = 1
 
     queue_limit: Annotated[int, Meta(ge=1, description="most waiting tasks of a kind")] = 1000
+    tenant_queue_limit: Annotated[
+        int | None, Meta(ge=1, description="most waiting tasks of a kind of one tenant")
+    ] = None
+    tenant_running_limit: Annotated[
+        int | None, Meta(ge=1, description="most tasks of one tenant that run at once, on all GPUs")
+    ] = None
     max_upload_mib: Annotated[int, Meta(ge=1, description="largest recording")] = 100
     start_deadline_s: Annotated[Positive, Meta(description="a task not started by then expires")] = 86_400.0
     deadline_s: Annotated[Positive, Meta(description="a task not finished by then expires")] = 172_800.0
@@ -74,9 +88,26 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sse_coalesce_s: Annotated[float, Meta(ge=0, description="events of so long go out together")] = 0.1
     sweep_interval_s: Annotated[Positive, Meta(description="between looks for expired tasks")] = 1.0
 
-    balancing: Annotated[
-        Literal["least_outstanding", "round_robin"], Meta(description="how tasks find a free GPU")
-    ] = "least_outstanding"
+    balancing: Annotated[Balancing, Meta(description="how tasks find a GPU")] = "least_expected_completion"
+    balancing_image: Annotated[Balancing | None, Meta(description="the same, for images alone")] = None
+    balancing_speech: Annotated[Balancing | None, Meta(description="the same, for speech alone")] = None
+    priority: Annotated[
+        Literal["strict", "weighted"],
+        Meta(description="high goes first, or priorities share GPU time 9 : 3 : 1"),
+    ] = "strict"
+    ageing_s: Annotated[
+        Positive, Meta(description="strict: what has waited so long goes as the next higher priority")
+    ] = 300.0
+    model_load_s: Annotated[
+        float, Meta(ge=0, description="time to load a model, until a load was seen")
+    ] = 15.0
+    circuit_failures: Annotated[
+        Count, Meta(description="failures in a row by which a GPU's circuit opens")
+    ] = 5
+    circuit_open_s: Annotated[Positive, Meta(description="first time that it stays open, then doubled")] = 5.0
+    stuck_after_s: Annotated[
+        Positive, Meta(description="a stopped call that has not ended by then: its GPU is stuck")
+    ] = 900.0
     lease_s: Annotated[Positive, Meta(description="a slot not renewed for so long is taken over")] = 15.0
     drain_grace_s: Annotated[float, Meta(ge=0, description="for running tasks when a dispatcher stops")] = (
         25.0

@@ -27,7 +27,11 @@ class Audio(Struct, frozen=True, kw_only=True):
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """One attempt as the backend needs it: ``request.seed`` is set, ``model`` in the backend's spelling."""
+    """One attempt as the backend needs it: ``request.seed`` is set, ``model`` in the backend's spelling.
+
+    ``remote_id``: the attempt was begun by another dispatcher, and this is what the backend knows it by.
+    A call then submits nothing and only reads how it ends; a backend that does not know the id has lost it.
+    """
 
     task_id: TaskId
     attempt: int
@@ -35,6 +39,7 @@ class Job(Struct, frozen=True, kw_only=True):
     model: str | None = None
     audio: Audio | None = None
     expected_s: float | None = None
+    remote_id: str | None = None
 
 
 class Attached(Struct, frozen=True):
@@ -121,7 +126,13 @@ Health = Ready | Loading | Misconfigured | Silent | Refused
 
 
 class Adapter(Protocol):
-    """Speaks one protocol with one backend; every implementation passes tests/conformance."""
+    """Speaks one protocol with one backend; every implementation passes tests/conformance.
+
+    ``resumes``: whether it can be given a job with a ``remote_id``.
+    """
+
+    @property
+    def resumes(self) -> bool: ...
 
     def call(self, job: Job) -> Call: ...
 

@@ -53,6 +53,8 @@ class OneShot:
 class OneShotAdapter:
     """An adapter whose every call is one request, to a server with OpenAI's routes."""
 
+    resumes = False
+
     def __init__(self, session: aiohttp.ClientSession, backend: Backend) -> None:
         self._endpoint = Endpoint(session, backend)
         self._disconnect_cancels = backend.disconnect_cancels

@@ -45,6 +45,8 @@ _RETRY_GAP_S: Final = 0.25
 class SdcppAdapter:
     """See the module."""
 
+    resumes = True
+
     def __init__(self, session: aiohttp.ClientSession, backend: Backend) -> None:
         self._endpoint = Endpoint(session, backend)
 
@@ -86,6 +88,9 @@ class SdcppCall:
         request = self._job.request
         if not isinstance(request, ImageRequest):
             yield wrong_kind()
+            return
+        if self._job.remote_id is not None:
+            yield await self._end(self._job.remote_id, request.seed)
             return
         if self._stopping.is_set():
             yield cancelled()
