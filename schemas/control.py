@@ -30,6 +30,13 @@ def pause_key(kind: str, model: str | None = None) -> str:
     return f"{_PREFIX}.{kind}" if model is None else f"{_PREFIX}.{kind}.{model}"
 
 
+def queue_of(key: str) -> tuple[str, str] | None:
+    """Give kind and model of the one queue that a key pauses, None where it is a whole kind."""
+    _, _, queue = key.partition(".")
+    kind, _, model = queue.partition(".")
+    return (kind, model) if model else None
+
+
 def paused(pauses: Mapping[str, Pause], kind: str, model: str = ANY_MODEL) -> Pause | None:
     """Give the pause that holds a queue back, None while there is none; ``pauses`` are by key."""
     return pauses.get(pause_key(kind)) or pauses.get(pause_key(kind, model))

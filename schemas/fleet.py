@@ -60,12 +60,13 @@ class Learned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What runs have shown; models by the instance's own names.
 
     ``seconds`` a unit of work takes (schemas.work) by model, ``load_s`` a model takes to be loaded,
-    ``warm`` the models that are loaded, the one used last first.
+    ``warm`` the models that are loaded, the one used last first. ``by`` is the dispatcher that wrote it.
     """
 
     seconds: Mapping[str, float] = {}
     load_s: float | None = None
     warm: tuple[str, ...] = ()
+    by: str | None = None
 
 
 encode: Final = msgspec.json.Encoder().encode

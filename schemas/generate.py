@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from schemas import asyncapi, envelope
 from schemas.events import TOKENS, Progress, TaskEvent
+from schemas.standing import Standing
 from schemas.task import FINAL, TRANSITIONS, Status
 from schemas.views import Document, ProgressView
 
@@ -66,10 +67,10 @@ def _plain(node: Any) -> Any:  # Any: JSON
 
 def document_schema() -> Json:
     """Describe a task as the API shows it: what is stored, and what is put in front as it is read."""
-    shown = schema(Document, "taskfold.document", ProgressView)
+    shown = schema(Document, "taskfold.document", ProgressView, Standing)
     spliced = {
         "progress": {"anyOf": [{"$ref": "#/$defs/ProgressView"}, {"type": "null"}]},
-        "queue": {"type": "null"},
+        "queue": {"anyOf": [{"$ref": "#/$defs/Standing"}, {"type": "null"}]},
     }
     text = inspect.cleandoc(Document.__doc__ or "").replace(", less ``progress`` and ``queue``", "")
     return {

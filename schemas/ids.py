@@ -35,10 +35,15 @@ def parse_artifact_id(text: str) -> ArtifactId | None:
 
 
 def derived_task_id(tenant: str, key: str) -> TaskId:
-    """Give the one id that a tenant's Idempotency-Key stands for: a UUID of version 8 (RFC 9562)."""
-    digest = hashlib.sha256(f"{len(tenant)}:{tenant}:{key}".encode()).hexdigest()
+    """Give the one id that a tenant's Idempotency-Key stands for."""
+    return TaskId(derived_uuid(f"{len(tenant)}:{tenant}:{key}"))
+
+
+def derived_uuid(text: str) -> str:
+    """Give the one UUID that a text stands for: of version 8 (RFC 9562), in lower case."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
     variant = "89ab"[int(digest[16], 16) & 3]
-    return TaskId(f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}")
+    return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
 def slug(model: str) -> str:

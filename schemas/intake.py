@@ -1,20 +1,19 @@
 """From what a client sent to a Submission: every check of a request that needs no look at the world.
 
-The one rule: a refusal names the member and what is allowed. The limits stand in the annotations of
-``requests``; this module only finds out which one a body has broken.
+The one rule: a refusal names the member and what is allowed.
 """
 
 import hashlib
-import types
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
 
 from schemas import envelope
+from schemas.checking import Raw, check
 from schemas.errors import Code, RejectedError
+from schemas.ids import BackendId, TaskId
 from schemas.requests import (
     MAX_REQUEST_BYTES,
     AnySubmission,
@@ -29,33 +28,37 @@ from schemas.requests import (
     SpeechSubmission,
 )
 
-Raw = dict[str, Any]  # Any: JSON, not yet checked
-S = TypeVar("S", bound=Struct)
-
 MAX_METADATA_BYTES: Final = 16 * 1024
 MAX_METADATA_LEVELS: Final = 16
 MAX_DELAY_S: Final = 30 * 86_400
 
 
-class Common(Struct, frozen=True, kw_only=True):
-    """What may be said of a task of any kind. Times in seconds count from submission or ``not_before``."""
+class Common(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What may be said of a task of any kind. Times in seconds count from submission or ``not_before``.
+
+    ``backend``: run there while that backend is in service. Of the two deadlines the earlier one ends it.
+    What is as by default is not encoded, so that a new member leaves old fingerprints as they are.
+    """
 
     priority: Priority = Priority.NORMAL
     not_before: Instant | None = None
     delay_s: Annotated[float, Meta(ge=0, le=MAX_DELAY_S)] | None = None
     start_deadline_s: Annotated[float, Meta(gt=0)] | None = None
+    deadline_s: Annotated[float, Meta(gt=0)] | None = None
     run_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] | None = None
     max_attempts: Annotated[int, Meta(ge=1, le=20)] | None = None
+    backend: Name | None = None
     user: Name | None = None
     tags: Annotated[tuple[Name, ...], Meta(max_length=32)] = ()
     metadata: Raw = {}
 
 
 class Intake(NamedTuple):
-    """A body that has been checked."""
+    """A body that has been checked; ``origin``: the task that it is a replay of."""
 
     request: Request
     common: Common
+    origin: TaskId | None = None
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -96,7 +99,7 @@ def flat(kind: Kind, raw: Raw, *, strict: bool = True) -> Intake:
     """
     common = {name: value for name, value in raw.items() if name in _COMMON}
     request = {name: value for name, value in raw.items() if name not in _COMMON}
-    return _checked(kind, request, common, "", strict=strict)
+    return checked(kind, request, common, "", strict=strict)
 
 
 def nested(raw: Raw) -> Intake:
@@ -113,12 +116,13 @@ def nested(raw: Raw) -> Intake:
         )
     if not isinstance(request, dict):
         raise RejectedError(Code.WRONG_TYPE, "request is an object", member="request")
-    return _checked(Kind(kind), request, common, "request.", strict=True)
+    return checked(Kind(kind), request, common, "request.", strict=True)
 
 
-def _checked(kind: Kind, request: Raw, common: Raw, prefix: str, *, strict: bool) -> Intake:
-    checked = check(REQUESTS[kind], request, prefix, strict=strict, also=frozenset() if prefix else _COMMON)
-    if isinstance(checked, ImageRequest) and not checked.prompt.strip():
+def checked(kind: Kind, request: Raw, common: Raw, prefix: str, *, strict: bool) -> Intake:
+    """Check the members of a request and the common ones; ``prefix`` is that of the request's."""
+    wanted = check(REQUESTS[kind], request, prefix, strict=strict, also=frozenset() if prefix else _COMMON)
+    if isinstance(wanted, ImageRequest) and not wanted.prompt.strip():
         raise RejectedError(
             Code.OUT_OF_RANGE, "prompt has at least one visible character", member=f"{prefix}prompt"
         )
@@ -128,7 +132,7 @@ def _checked(kind: Kind, request: Raw, common: Raw, prefix: str, *, strict: bool
             Code.CONFLICTING_MEMBERS, "not_before and delay_s exclude each other", member="delay_s"
         )
     _check_metadata(found.metadata)
-    return Intake(checked, found)
+    return Intake(wanted, found)
 
 
 def _check_metadata(metadata: Raw) -> None:
@@ -149,99 +153,30 @@ def _deeper(value: Any, levels: int) -> bool:  # Any: JSON
     return levels == 0 or any(_deeper(one, levels - 1) for one in inner)
 
 
-def check(
-    kind: type[S], raw: Raw, prefix: str = "", *, strict: bool = True, also: frozenset[str] = frozenset()
-) -> S:
-    """Convert to a struct; ``also`` are names to list beside the struct's own when one is unknown."""
-    known = kind.__struct_fields__
-    for name in raw:
-        if name not in known:
-            allowed = sorted({*known, *also})
-            raise RejectedError(
-                Code.UNKNOWN_MEMBER,
-                f"{prefix}{name} is not a member; known are {', '.join(allowed)}",
-                member=f"{prefix}{name}",
-                allowed=allowed,
-            )
-    try:
-        return msgspec.convert(raw, kind, strict=strict)
-    except msgspec.ValidationError as error:
-        raise _explained(kind, raw, prefix, strict=strict) or RejectedError(
-            Code.WRONG_TYPE, str(error)
-        ) from error
-
-
-def _explained(kind: type[Struct], raw: Raw, prefix: str, *, strict: bool) -> RejectedError | None:
-    """Find the member that does not convert, and whether its type or its value is wrong."""
-    for field in msgspec.structs.fields(kind):
-        member = f"{prefix}{field.name}"
-        if field.name not in raw:
-            if field.required:
-                return RejectedError(Code.MISSING_MEMBER, f"{member} is required", member=member)
-            continue
-        value = raw[field.name]
-        try:
-            msgspec.convert(value, field.type, strict=strict)
-        except msgspec.ValidationError as error:
-            choices = _choices(field.type)
-            if choices and isinstance(value, str):
-                return RejectedError(
-                    Code.OUT_OF_RANGE,
-                    f"{member} is one of {', '.join(choices)}",
-                    member=member,
-                    allowed=choices,
-                )
-            code = Code.OUT_OF_RANGE if _converts(value, _bare(field.type), strict) else Code.WRONG_TYPE
-            return RejectedError(code, f"{member}: {error}", member=member)
-    return None
-
-
-def _converts(value: Any, form: Any, strict: bool) -> bool:  # noqa: FBT001 - passed through; Any: a type form
-    try:
-        msgspec.convert(value, form, strict=strict)
-    except msgspec.ValidationError:
-        return False
-    return True
-
-
-def _bare(form: Any) -> Any:  # Any: a type form, for which there is no name
-    """Take the limits off a type and leave the type."""
-    origin = get_origin(form)
-    if origin is Annotated:
-        return _bare(get_args(form)[0])
-    if origin in (Union, types.UnionType):
-        return Union[tuple(_bare(part) for part in get_args(form))]  # noqa: UP007 - built at run time
-    if origin is tuple:
-        return tuple[tuple(part if part is ... else _bare(part) for part in get_args(form))]  # type: ignore[misc]  # built at run time
-    return form
-
-
-def _choices(form: Any) -> list[str]:  # Any: as above
-    origin = get_origin(form)
-    if origin is Literal:
-        return [str(choice) for choice in get_args(form)]
-    if origin in (Annotated, Union, types.UnionType):
-        return [choice for part in get_args(form) for choice in _choices(part)]
-    if isinstance(form, type) and issubclass(form, StrEnum):
-        return [str(member) for member in form]
-    return []
-
-
 def fingerprint(intake: Intake) -> str:
     """Digest what was sent, so that the same Idempotency-Key with another body is noticed."""
-    content = msgspec.json.encode(list(intake), order="deterministic")
+    said = intake if intake.origin else intake[:2]
+    content = msgspec.json.encode(list(said), order="deterministic")
     return hashlib.sha256(content).hexdigest()
 
 
 def submission(
-    intake: Intake, *, now: datetime, seed: int, limits: Limits, tenant: str, fingerprint: str
+    intake: Intake,
+    *,
+    now: datetime,
+    seed: int,
+    limits: Limits,
+    tenant: str,
+    fingerprint: str,
+    audio_bytes: int = 0,
 ) -> AnySubmission:
     """Fix what was left open, the seed and the deadlines, and put it all into one value."""
-    request, common = intake
+    request, common, origin = intake
     not_before = _not_before(common, now)
     begin = not_before or now
     start_s = common.start_deadline_s or limits.start_deadline_s
-    total_s = max(start_s, limits.deadline_s)
+    total_s = common.deadline_s or max(start_s, limits.deadline_s)
+    start_s = min(start_s, total_s)
     _check_horizon(common, (begin - now).total_seconds(), total_s, now, limits)
     begin = begin.astimezone(UTC)
     members: dict[str, Any] = {
@@ -256,6 +191,8 @@ def submission(
         "deadline": begin + timedelta(seconds=total_s),
         "run_timeout_s": common.run_timeout_s or limits.run_timeout_s,
         "max_attempts": common.max_attempts or limits.max_attempts,
+        "backend": BackendId(common.backend) if common.backend else None,
+        "origin": origin,
     }
     match request:
         case ImageRequest():
@@ -263,7 +200,7 @@ def submission(
                 request = msgspec.structs.replace(request, seed=seed)
             return ImageSubmission(request=request, **members)
         case SpeechRequest():
-            return SpeechSubmission(request=request, **members)
+            return SpeechSubmission(request=request, audio_bytes=audio_bytes, **members)
 
 
 def _not_before(common: Common, now: datetime) -> datetime | None:
@@ -279,7 +216,7 @@ def _check_horizon(common: Common, wait_s: float, total_s: float, now: datetime,
     if wait_s + total_s <= limits.horizon_s:
         return
     if total_s > limits.horizon_s:
-        member = "start_deadline_s"
+        member = "start_deadline_s" if common.deadline_s is None else "deadline_s"
     else:
         member = "not_before" if common.delay_s is None else "delay_s"
     latest = envelope.timestamp(now + timedelta(seconds=limits.horizon_s))

@@ -4,9 +4,14 @@ The one rule: no SQL stands anywhere else. ``tasks.number`` is the sequence of a
 order of submission is order of the primary key. Times are text as the API shows them.
 """
 
-from typing import Final
+from datetime import datetime
+from typing import Final, NamedTuple
 
-SCHEMA_VERSION: Final = 2
+from schemas import envelope
+from schemas.filters import Filter
+from schemas.ids import slug
+
+SCHEMA_VERSION: Final = 3
 
 TABLES: Final = """
 CREATE TABLE checkpoint (
@@ -28,6 +33,13 @@ CREATE TABLE tasks (
     sequence     INTEGER NOT NULL,
     model        TEXT NOT NULL,
     submitted_at TEXT,
+    priority     TEXT NOT NULL,
+    user         TEXT,
+    units        REAL NOT NULL,
+    origin       TEXT,
+    backend      TEXT,
+    error_code   TEXT,
+    finished_at  TEXT,
     doc          BLOB NOT NULL,
     state        BLOB NOT NULL
 ) STRICT;
@@ -35,7 +47,21 @@ CREATE INDEX tasks_by_status ON tasks (status, number);
 CREATE INDEX tasks_by_kind ON tasks (kind, number);
 CREATE INDEX tasks_by_kind_and_status ON tasks (kind, status, number);
 CREATE INDEX tasks_due ON tasks (due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX tasks_in_line ON tasks (kind, model, submitted_at) WHERE status IN ('QUEUED', 'RETRYING');
+CREATE INDEX tasks_in_line ON tasks (kind, priority, number, status) WHERE status IN ('QUEUED', 'RETRYING');
+CREATE INDEX tasks_in_queue ON tasks (kind, model, submitted_at) WHERE status IN ('QUEUED', 'RETRYING');
+CREATE INDEX tasks_by_tenant ON tasks (tenant, number);
+CREATE INDEX tasks_by_model ON tasks (model, number);
+CREATE INDEX tasks_by_user ON tasks (user, number) WHERE user IS NOT NULL;
+CREATE INDEX tasks_by_backend ON tasks (backend, number) WHERE backend IS NOT NULL;
+CREATE INDEX tasks_by_error ON tasks (error_code, number) WHERE error_code IS NOT NULL;
+CREATE INDEX tasks_by_origin ON tasks (origin) WHERE origin IS NOT NULL;
+CREATE INDEX tasks_by_submission ON tasks (submitted_at);
+CREATE INDEX tasks_by_end ON tasks (finished_at, number) WHERE finished_at IS NOT NULL;
+CREATE TABLE tags (
+    tag    TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (tag, number)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,
     task_id  TEXT NOT NULL,
@@ -82,17 +108,21 @@ GET_STATE: Final = "SELECT number, address, state FROM tasks WHERE task_id = ?"
 # `sequence` makes the write safe twice: an event that was applied already changes nothing.
 UPSERT_TASK: Final = """
 INSERT INTO tasks
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (task_id) DO UPDATE SET
     status = excluded.status,
     tenant = excluded.tenant,
     fingerprint = excluded.fingerprint,
     due_at = excluded.due_at,
     sequence = excluded.sequence,
+    backend = excluded.backend,
+    error_code = excluded.error_code,
+    finished_at = excluded.finished_at,
     doc = excluded.doc,
     state = excluded.state
 WHERE excluded.sequence > tasks.sequence
 """
+INSERT_TAG: Final = "INSERT OR IGNORE INTO tags VALUES (?, ?)"
 INSERT_EVENT: Final = "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?)"
 ADD_COUNT: Final = """
 INSERT INTO counts VALUES (?, ?, ?, ?)
@@ -124,26 +154,58 @@ WHERE excluded.revision > progress.revision AND excluded.attempt >= progress.att
 DELETE_PROGRESS: Final = "DELETE FROM progress WHERE task_id = ?"
 
 # The api's side, each read well under a millisecond. The row of tenant '*' counts every tenant's.
-GET_TASK: Final = """
-SELECT t.status, t.sequence, t.doc, p.revision, p.doc
+MOST_COUNTED: Final = 1001
+"""How far the tasks before one in its line are counted."""
+_STANDING: Final = f"""
+       t.status, t.number, t.address, t.tenant, t.units, t.backend,
+       CASE WHEN t.status IN ('SCHEDULED', 'RUNNING', 'RETRYING') THEN t.state END,
+       CASE WHEN t.status IN ('QUEUED', 'RETRYING') THEN
+           (SELECT count(*) FROM (
+               SELECT 1 FROM tasks a
+               WHERE a.kind = t.kind AND a.priority = t.priority AND a.status IN ('QUEUED', 'RETRYING')
+                     AND a.number < t.number
+               LIMIT {MOST_COUNTED}))
+       END
+"""  # noqa: S608 - a constant of this module
+"""What a task's standing is worked out from; the last is how many are before it."""
+GET_TASK: Final = f"""
+SELECT t.sequence, t.doc, p.revision, p.doc, {_STANDING}
 FROM tasks t LEFT JOIN progress p ON p.task_id = t.task_id
 WHERE t.task_id = ?
+"""  # noqa: S608 - as above
+AHEAD: Final = f"""
+SELECT count(*) FROM (
+    SELECT 1 FROM tasks WHERE kind = ? AND priority = ? AND status IN ('QUEUED', 'RETRYING') AND number < ?
+    LIMIT {MOST_COUNTED})
+"""  # noqa: S608 - as above
+FIRST_IN_LINE: Final = """
+SELECT number, task_id, address, tenant, units, CASE status WHEN 'RETRYING' THEN state END
+FROM tasks WHERE kind = ? AND priority = ? AND status IN ('QUEUED', 'RETRYING') ORDER BY number LIMIT ?
 """
+IN_LINE: Final = """
+SELECT number FROM tasks
+WHERE kind = ? AND priority = ? AND status IN ('QUEUED', 'RETRYING') ORDER BY number
+"""
+LANE_DEPTHS: Final = "SELECT lane, n FROM lane_depths WHERE n > 0"
 TASK_STATUS: Final = "SELECT status, sequence FROM tasks WHERE task_id = ?"
 GET_ADDRESS: Final = "SELECT address, fingerprint, status FROM tasks WHERE task_id = ?"
 APPLIED_SEQUENCE: Final = "SELECT sequence FROM checkpoint WHERE one = 1"
 ADMISSION: Final = """
 SELECT (SELECT sequence FROM checkpoint WHERE one = 1),
        (SELECT coalesce(sum(n), 0) FROM counts
-        WHERE kind = ? AND tenant = '*' AND status IN ('SCHEDULED', 'QUEUED', 'RETRYING')),
-       coalesce((SELECT n FROM lane_depths WHERE lane = ?), 0),
-       coalesce((SELECT n FROM lane_depths WHERE lane = ?), 0)
+        WHERE kind = ?1 AND tenant = '*' AND status IN ('SCHEDULED', 'QUEUED', 'RETRYING')),
+       (SELECT coalesce(sum(n), 0) FROM counts
+        WHERE kind = ?1 AND tenant = ?2 AND status IN ('SCHEDULED', 'QUEUED', 'RETRYING')),
+       coalesce((SELECT n FROM lane_depths WHERE lane = ?3), 0),
+       coalesce((SELECT n FROM lane_depths WHERE lane = ?4), 0)
 """
-# The inner WHERE says the status in the very words of tasks_in_line, which SQLite uses only then.
+# The inner WHERE says the status in the very words of tasks_in_queue, which SQLite uses only then.
 QUEUES: Final = """
 SELECT kind, model, scheduled, queued, retrying, running,
        (SELECT min(t.submitted_at) FROM tasks t
-        WHERE t.kind = q.kind AND t.model = q.model AND t.status IN ('QUEUED', 'RETRYING'))
+        WHERE t.kind = q.kind AND t.model = q.model AND t.status IN ('QUEUED', 'RETRYING')),
+       (SELECT avg(units) FILTER (WHERE kind = q.kind) FROM (
+           SELECT kind, units FROM tasks WHERE model = q.model ORDER BY number DESC LIMIT 200))
 FROM queues q
 """
 OVERDUE: Final = """
@@ -166,11 +228,99 @@ SELECT revision, task_id, wire FROM progress WHERE revision > ? ORDER BY revisio
 PROGRESS_OF_TASK: Final = "SELECT revision, wire FROM progress WHERE task_id = ?"
 LAST_PROGRESS: Final = "SELECT coalesce(max(revision), 0) FROM progress"
 
-_LIST_COLUMNS: Final = "t.number, t.doc, p.doc FROM tasks t LEFT JOIN progress p ON p.task_id = t.task_id"
+
+class Query(NamedTuple):
+    """A query that is put together, and what stands for its question marks."""
+
+    text: str
+    parameters: tuple[object, ...]
 
 
-def list_tasks(*, kind: bool, status: bool) -> str:
-    """Give the query for a page of tasks, newest first: parameters kind?, status?, before, limit."""
-    wheres = [name for name, used in (("t.kind = ?", kind), ("t.status = ?", status)) if used]
-    where = " AND ".join([*wheres, "t.number < ?"])
-    return f"SELECT {_LIST_COLUMNS} WHERE {where} ORDER BY t.number DESC LIMIT ?"
+def list_tasks(chosen: Filter, before: int, limit: int) -> Query:
+    """Ask for a page of tasks, newest first: number, document, progress, and what their standing needs."""
+    found = _numbers(chosen, _Where("t.number < ?", (before,)))
+    return Query(_LIST.format(found=found.text), (*found.parameters, limit))
+
+
+def select_tasks(chosen: Filter, limit: int, *, without_successor: bool = False) -> Query:
+    """Ask for the ids of tasks, oldest first."""
+    found = _numbers(chosen, *((_Where(_NO_SUCCESSOR),) if without_successor else ()))
+    return Query(_SELECT.format(found=found.text), (*found.parameters, limit))
+
+
+# Numbers first, whose order needs no rows; the rows of those few after that.
+_LIST: Final = f"""
+SELECT t.number, t.doc, p.doc, {_STANDING}
+FROM ({{found}} ORDER BY 1 DESC LIMIT ?) AS found
+JOIN tasks t ON t.number = found.number LEFT JOIN progress p ON p.task_id = t.task_id
+ORDER BY t.number DESC
+"""  # noqa: S608 - as above
+_SELECT: Final = """
+SELECT t.task_id
+FROM ({found} ORDER BY 1 LIMIT ?) AS found JOIN tasks t ON t.number = found.number
+ORDER BY t.number
+"""
+_NO_SUCCESSOR: Final = "NOT EXISTS (SELECT 1 FROM tasks s WHERE s.origin = t.task_id)"
+# A task that came earlier has the smaller number, so times of submission are a range of numbers.
+_FIRST_FROM: Final = (
+    "t.number >= (SELECT number FROM tasks WHERE submitted_at >= ? ORDER BY submitted_at, number LIMIT 1)"
+)
+_LAST_BEFORE: Final = (
+    "t.number <= (SELECT number FROM tasks WHERE submitted_at < ?"
+    " ORDER BY submitted_at DESC, number DESC LIMIT 1)"
+)
+
+
+class _Where(NamedTuple):
+    """A condition. ``by``: the index by which it finds its tasks, best in order of number."""
+
+    text: str
+    values: tuple[object, ...] = ()
+    by: str | None = None
+
+
+def _numbers(chosen: Filter, *more: _Where) -> Query:
+    """Select the numbers of what is meant. SQLite has no figures to choose an index by, so it is told."""
+    wheres = _wheres(chosen)
+    index = next((where.by for where in wheres if where.by), None)
+    number, source = "t.number", f"tasks t INDEXED BY {index}" if index else "tasks t NOT INDEXED"
+    if chosen.tag is not None:  # a CROSS JOIN is done as written: the tag's numbers first, in their order
+        number, source = "g.number", "tags g CROSS JOIN tasks t NOT INDEXED ON t.number = g.number"
+        wheres = [_Where("g.tag = ?", (chosen.tag,)), *wheres]
+    every = [*wheres, *more] or [_Where("1")]
+    text = f"SELECT {number} FROM {source} WHERE {' AND '.join(where.text for where in every)}"  # noqa: S608 - constants of this module; what a client said is a parameter
+    return Query(text, tuple(value for where in every for value in where.values))
+
+
+def _wheres(chosen: Filter) -> list[_Where]:
+    """Give the conditions of a filter, those first that leave least over."""
+    statuses = ", ".join("?" * len(chosen.status))
+    by_status = "tasks_by_kind_and_status" if chosen.kind else "tasks_by_status"
+    conditions = (
+        ("t.user = ?", chosen.user, "tasks_by_user"),
+        ("t.error_code = ?", chosen.error, "tasks_by_error"),
+        ("t.backend = ?", chosen.backend, "tasks_by_backend"),
+        (f"t.status IN ({statuses})", chosen.status or None, by_status),
+        ("t.model = ?", chosen.model and slug(chosen.model), "tasks_by_model"),
+        ("t.finished_at >= ?", chosen.finished_after, "tasks_by_end"),
+        ("t.finished_at < ?", chosen.finished_before, "tasks_by_end"),
+        ("t.tenant = ?", chosen.tenant, "tasks_by_tenant"),
+        ("t.kind = ?", chosen.kind, "tasks_by_kind"),
+        ("t.priority = ?", chosen.priority, None),
+        (_FIRST_FROM, chosen.submitted_after, None),
+        ("t.submitted_at >= ?", chosen.submitted_after, None),
+        (_LAST_BEFORE, chosen.submitted_before, None),
+        ("t.submitted_at < ?", chosen.submitted_before, None),
+    )
+    return [_Where(text, _values(value), by) for text, value, by in conditions if value is not None]
+
+
+def _values(value: object) -> tuple[object, ...]:
+    """Spell a value as its column does."""
+    match value:
+        case tuple():
+            return value
+        case datetime():
+            return (envelope.timestamp(value),)
+        case _:
+            return (value,)

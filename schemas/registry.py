@@ -3,21 +3,26 @@
 The one rule: ``wanted`` and what is configured is what people say; ``learned_*`` is what probes saw.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from schemas.errors import Code, RejectedError
 from schemas.ids import BackendId, slug
 from schemas.requests import Instant, Kind
+from schemas.workflow import Workflow
 
 MOST_SLOTS: Final = 64
 HIDDEN: Final = "***"
 
 ModelEntry = Annotated[str, Meta(min_length=1, max_length=256)]
+Count = Annotated[int, Meta(ge=1, le=MOST_SLOTS)]
+Weight = Annotated[float, Meta(gt=0)]
 
 
 class Protocol(StrEnum):
@@ -61,10 +66,12 @@ class Source(StrEnum):
 class Backend(Struct, frozen=True, kw_only=True):
     """One GPU instance behind one url.
 
-    ``models`` empty: what the instance itself says. An entry ``alias=name`` is a model under a name of the
-    operator's, ``qwen-image-4k=qwen-image``: what an instance can do beyond the model is said by such names.
-    ``keeps``: models that it holds loaded at once. ``alive_until``: an instance that announced itself is
-    taken out of use then, unless it has said again that it lives.
+    ``models`` empty: what the instance itself says. An entry ``alias=name`` is a model under a name of
+    the operator's, ``qwen-image-4k=qwen-image``: what it can do beyond the model is said by such names.
+    ``keeps``: models that it holds loaded at once. ``workflow``: what a ComfyUI is given, here in whole, so
+    that whoever reads the registry needs no file. ``alive_until``: an instance that announced itself is
+    taken out of use then, unless it has said again that it lives. ``overridden``: what its configuration,
+    or its announcement, said of the members that the API has changed since.
     """
 
     name: BackendId
@@ -72,15 +79,17 @@ class Backend(Struct, frozen=True, kw_only=True):
     kind: Kind
     protocol: Protocol | None = None
     models: tuple[ModelEntry, ...] = ()
-    slots: Annotated[int, Meta(ge=1, le=MOST_SLOTS)] = 1
-    keeps: Annotated[int, Meta(ge=1, le=MOST_SLOTS)] = 1
-    weight: Annotated[float, Meta(gt=0)] = 1.0
+    slots: Count = 1
+    keeps: Count = 1
+    weight: Weight = 1.0
     labels: dict[str, str] = {}
     wanted: Wanted = Wanted.ON
     alive_until: Instant | None = None
     source: Source = Source.CONFIG
     api_key: str | None = None
     disconnect_cancels: bool = False
+    workflow: Workflow | None = None
+    overridden: dict[str, Any] = {}  # Any: the JSON of a member
     learned_protocol: Protocol | None = None
     learned_models: tuple[str, ...] = ()
 
@@ -105,24 +114,33 @@ class Backend(Struct, frozen=True, kw_only=True):
 
     @property
     def model_slugs(self) -> frozenset[str]:
-        return frozenset(slug(model) for model in self.model_names)
+        return frozenset(self.own_names)
 
-    def model_named(self, model_slug: str) -> str | None:
-        """Give the instance's own name of a model, None when it has no such model."""
+    @property
+    def own_names(self) -> dict[str, str]:
+        """The slugs that a task may ask for, each with the instance's own name of that model."""
+        names: dict[str, str] = {}
         for entry in self.models or self.learned_models:
             name, _, own = entry.partition("=")
-            if slug(name) == model_slug:
-                return own or name
-        return None
+            names.setdefault(slug(name), own or name)
+        return names
 
 
 encode: Final = msgspec.json.Encoder().encode
 decode: Final = msgspec.json.Decoder(Backend).decode
 
-_OPTIONS: Final = ("slots", "models", "keeps", "weight", "api_key", "disconnect_cancels")
+_OPTIONS: Final = ("slots", "models", "keeps", "weight", "api_key", "disconnect_cancels", "workflow")
 
 
-def from_url(name: BackendId, url: str, kind: Kind) -> Backend:
+WorkflowAt = Callable[[str], Workflow | None]
+"""Reads the workflow at a path; None: nobody is to look now."""
+
+
+def _no_files(path: str) -> Workflow | None:
+    raise RejectedError(Code.OUT_OF_RANGE, f"workflow={path} names a file, which only settings may")
+
+
+def from_url(name: BackendId, url: str, kind: Kind, workflow_at: WorkflowAt = _no_files) -> Backend:
     """Read ``[protocol+]http://host:port[/path][?slots=2&models=a,b]``.
 
     Raises RejectedError that names the variable or setting, ``name``, and what is allowed.
@@ -143,6 +161,7 @@ def from_url(name: BackendId, url: str, kind: Kind) -> Backend:
         )
     bare = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
     models = tuple(m for m in options.pop("models", "").split(",") if m)
+    workflow = options.pop("workflow", None)
     raw = {"name": name, "url": bare, "kind": kind, "models": models, **options}
     if rest != url:
         raw["protocol"] = protocol
@@ -154,7 +173,19 @@ def from_url(name: BackendId, url: str, kind: Kind) -> Backend:
         raise RejectedError(
             Code.OUT_OF_RANGE, f"{name}: {backend.protocol} does not serve {kind}, in {url!r}", member=name
         )
-    return backend
+    return backend if workflow is None else _with_workflow(backend, workflow, workflow_at)
+
+
+def _with_workflow(backend: Backend, path: str, workflow_at: WorkflowAt) -> Backend:
+    name = backend.name
+    if backend.protocol not in (None, Protocol.COMFYUI):
+        reason = f"{name}: the option workflow is for comfyui, not for {backend.protocol}"
+        raise RejectedError(Code.CONFLICTING_MEMBERS, reason, member=name)
+    try:
+        return replace(backend, workflow=workflow_at(path))
+    except RejectedError as error:
+        reason = f"{name}: the workflow {path!r}: {error.detail}"
+        raise RejectedError(error.code, reason, member=name) from error
 
 
 def _address(url: str) -> SplitResult | None:

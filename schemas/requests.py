@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
-from schemas.ids import ANY_MODEL, TaskId, slug
+from schemas.ids import ANY_MODEL, BackendId, TaskId, slug
 
 Instant = Annotated[datetime, Meta(tz=True)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -68,7 +68,11 @@ Request = ImageRequest | SpeechRequest
 
 
 class Submission(Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """The whole of what was accepted, deadlines as instants; ``fingerprint`` is of the body as sent."""
+    """The whole of what was accepted, deadlines as instants; ``fingerprint`` is of the body as sent.
+
+    ``backend``: run there for as long as that backend is in service and can, else wherever. ``origin``: the
+    task that this one is a replay of.
+    """
 
     priority: Priority = Priority.NORMAL
     tenant: str = "default"
@@ -81,6 +85,7 @@ class Submission(Struct, frozen=True, kw_only=True, tag_field="kind"):
     deadline: Instant | None = None
     run_timeout_s: float = 600.0
     max_attempts: int = 3
+    backend: BackendId | None = None
     origin: TaskId | None = None
 
     @property

@@ -4,7 +4,7 @@ The one rule: these shapes are the API's promise. The document is stored without
 which change without an event of the task; they are put in front of the rest as it is read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +15,7 @@ from schemas.errors import Code, RejectedError
 from schemas.events import TOKENS, Artifact, Attempt, Progress, Recorded, TaskError, Undecodable
 from schemas.ids import ArtifactId, TaskId
 from schemas.requests import Instant
+from schemas.standing import Standing
 from schemas.subjects import Address
 from schemas.task import Status, Task
 
@@ -125,7 +126,10 @@ class WireProgress(Struct, frozen=True):
 
 
 class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """RFC 9457. ``code`` is stable; ``member`` names what is wrong in the request."""
+    """RFC 9457. ``code`` is stable; ``member`` names what is wrong in the request.
+
+    ``done``: of an action on many tasks that broke off, how many it meant and how many it reached.
+    """
 
     type: str
     title: str
@@ -135,6 +139,7 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     member: str | None = None
     task_id: TaskId | None = None
     allowed: Sequence[str] | None = None
+    done: Mapping[str, int] | None = None
 
 
 HTTP_STATUS: Final[dict[Code, int]] = {
@@ -187,6 +192,7 @@ def problem(error: RejectedError, task_id: TaskId | None = None) -> Problem:
         member=error.member,
         task_id=error.extra.get("task_id", task_id),
         allowed=error.extra.get("allowed"),
+        done=error.extra.get("done"),
     )
 
 
@@ -239,9 +245,9 @@ def encoded(task: Task, address: Address) -> bytes:
     return _encode(document(task, address))
 
 
-def spliced(stored: bytes, shown: bytes | None) -> bytes:
+def spliced(stored: bytes, shown: bytes | None, queue: Standing | None = None) -> bytes:
     """Complete a stored document with what changes without an event of its task."""
-    return b'{"progress":%b,"queue":null,%b' % (shown or b"null", stored[1:])
+    return b'{"progress":%b,"queue":%b,%b' % (shown or b"null", _encode(queue), stored[1:])
 
 
 def wire_event(recorded: Recorded) -> bytes:

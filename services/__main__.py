@@ -103,7 +103,10 @@ def dispatcher() -> None:
 
 @main.command()
 @_config
-@click.argument("profile", type=click.Choice(["sdcpp", "openai", "whisper"]))
+@click.argument(
+    "profile",
+    type=click.Choice(["sdcpp", "openai", "a1111", "koboldcpp", "whisper", "whispercpp", "whisper_asr"]),
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Listen on this address.")
 @click.option("--port", type=int, default=0, show_default=True, help="Listen here; 0 takes a free port.")
 @click.option("--model", "models", multiple=True, help="Show this model; may be given several times.")
@@ -115,6 +118,10 @@ def dispatcher() -> None:
 @click.option(
     "--startup-s", type=float, default=0.0, show_default=True, help="Be away for so long at first."
 )
+@click.option(
+    "--load-s", type=float, default=0.0, show_default=True, help="Take so long to load another model."
+)
+@click.option("--keeps", type=int, default=1, show_default=True, help="Keep so many models loaded.")
 @click.option(
     "--fail-rate", type=float, default=0.0, show_default=True, help="Let this share of jobs fail."
 )

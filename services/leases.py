@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from schemas import lease as leases
 from schemas.errors import UnavailableError
 from schemas.ids import BackendId, TaskId
-from schemas.lease import RELEASED, Claim, Lease, Sighting, claim
+from schemas.lease import RELEASED, Claim, Lease, Sighting, claim, seen
 from schemas.registry import MOST_SLOTS
 from schemas.subjects import LEASES, lease_key
 from services.bus.buckets import Bucket
@@ -64,8 +64,15 @@ class Held:
 
     async def release(self) -> None:
         """Say that the slot is free and idle."""
+        await self._end(RELEASED)
+
+    async def leave(self) -> None:
+        """Say that what runs there goes on without us, for another to take over at once."""
+        await self._end(replace(self.lease, holder=None))
+
+    async def _end(self, lease: Lease) -> None:
         self._owner.forget(self)
-        await self.write(RELEASED)
+        await self.write(lease)
         self.lost = True
 
 
@@ -79,6 +86,8 @@ class Leases:
         self._seen: dict[str, Sighting] = {}
         self._held: dict[str, Held] = {}
         self._renew_now = asyncio.Event()
+        self._followed = 0
+        self._progress = asyncio.Condition()
         self.holder = holder
         self.lease_s = lease_s
         self.changed = asyncio.Event()
@@ -98,8 +107,29 @@ class Leases:
                 known = self._seen.get(entry.key)
                 if known is None or entry.revision > known.revision:
                     lease = leases.decode(entry.value) if entry.value else RELEASED
-                    self._seen[entry.key] = Sighting(lease, entry.revision, loop.time())
+                    self._seen[entry.key] = seen(known, lease, entry.revision, loop.time())
+                self._followed = entry.revision
             self.changed.set()
+            await self._note_progress()
+
+    async def _note_progress(self) -> None:
+        async with self._progress:
+            self._progress.notify_all()
+
+    async def rank(self, held: Held, tenant: str) -> int:
+        """Give how many attempts of a tenant were begun before the one that a lease of ours is for.
+
+        Leases are written in one order that everybody sees, so of all who ask at once the first few of a
+        tenant are the same for everybody. Waits until what was written before ours has been seen.
+        """
+        ours = self._seen[held.key]
+        async with self._progress:
+            await self._progress.wait_for(lambda: self._followed >= ours.began)
+        return sum(
+            other.lease.tenant == tenant and other.lease.task_id is not None and other.began < ours.began
+            for key, other in self._seen.items()
+            if key != held.key and self.claim(key) is Claim.HELD
+        )
 
     async def keep(self) -> None:
         """Renew what is held, three times in a lease time and right after a reconnect."""
@@ -125,20 +155,36 @@ class Leases:
     def working_on(self, task_id: TaskId) -> bool:
         """Whether somebody who renews a lease says that it is for that task."""
         return any(
-            seen.lease.task_id == task_id and self.claim(key) is Claim.HELD
-            for key, seen in self._seen.items()
+            found.lease.task_id == task_id and self.claim(key) is Claim.HELD
+            for key, found in self._seen.items()
         )
+
+    def left(self, task_id: TaskId) -> str | None:
+        """Give the key of the stale lease under which a task was begun by one that is gone."""
+        for key, found in self._seen.items():
+            if found.lease.task_id == task_id and found.lease.remote_id and self.claim(key) is Claim.STALE:
+                return key
+        return None
+
+    def of_task(self, task_id: TaskId) -> Lease | None:
+        """Give the lease under which a task runs, or ran last."""
+        found = (sighting for sighting in self._seen.values() if sighting.lease.task_id == task_id)
+        last = max(found, key=lambda sighting: sighting.revision, default=None)
+        return last.lease if last else None
 
     def running(self, backend: BackendId) -> list[tuple[int, Lease]]:
         """Give the slots of a backend, in order, that somebody who renews the lease runs a task on.
 
-        Of all the slots that there may be: one that is no longer configured ends what it began.
+        Of all the slots that there may be: one that is no longer configured ends what it began. Left behind
+        counts too: somebody is about to go on with it.
         """
         keys = [(slot, lease_key(backend, slot)) for slot in range(MOST_SLOTS)]
         return [
-            (slot, seen.lease)
+            (slot, found.lease)
             for slot, key in keys
-            if (seen := self._seen.get(key)) and seen.lease.task_id and self.claim(key) is Claim.HELD
+            if (found := self._seen.get(key))
+            and found.lease.task_id
+            and (found.lease.holder is None or self.claim(key) is Claim.HELD)
         ]
 
     async def take(self, key: str, lease: Lease) -> Held | None:
@@ -146,11 +192,11 @@ class Leases:
         # Looked at here, in the same breath as the revision: the caller's own look may be out of date.
         if self.claim(key) is Claim.HELD:
             return None
-        seen = self._seen.get(key)
+        known = self._seen.get(key)
         asked_at = asyncio.get_running_loop().time()
         ours = replace(lease, holder=self.holder)
         try:
-            revision = await self.put(key, ours, seen.revision if seen else 0)
+            revision = await self.put(key, ours, known.revision if known else 0)
         except UnavailableError:
             return None
         if revision is None:
@@ -172,5 +218,5 @@ class Leases:
                 return None
             written = await self._bucket.replace(key, content, entry.revision)
         if written is not None:
-            self._seen[key] = Sighting(lease, written, asyncio.get_running_loop().time())
+            self._seen[key] = seen(self._seen.get(key), lease, written, asyncio.get_running_loop().time())
         return written

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from schemas.errors import RejectedError, TaskfoldError
+from schemas import workflow
+from schemas.errors import Code, RejectedError, TaskfoldError
 from schemas.ids import BackendId
-from schemas.registry import Backend, from_url
+from schemas.registry import Backend, WorkflowAt, from_url
 from schemas.requests import Kind
 
 PREFIX: Final = "TASKFOLD_"
@@ -69,10 +70,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     queue_limit: Annotated[int, Meta(ge=1, description="most waiting tasks of a kind")] = 1000
     tenant_queue_limit: Annotated[
-        int | None, Meta(ge=1, description="most waiting tasks of a kind of one tenant")
+        Count | None, Meta(description="most waiting tasks of a kind of one tenant; none: no limit")
     ] = None
     tenant_running_limit: Annotated[
-        int | None, Meta(ge=1, description="most tasks of one tenant that run at once, on all GPUs")
+        Count | None, Meta(description="most tasks of one tenant that run at once; none: no limit")
     ] = None
     max_upload_mib: Annotated[int, Meta(ge=1, description="largest recording")] = 100
     start_deadline_s: Annotated[Positive, Meta(description="a task not started by then expires")] = 86_400.0
@@ -104,7 +105,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     circuit_failures: Annotated[
         Count, Meta(description="failures in a row by which a GPU's circuit opens")
     ] = 5
-    circuit_open_s: Annotated[Positive, Meta(description="first time that it stays open, then doubled")] = 5.0
+    circuit_open_s: Annotated[Positive, Meta(description="first time that it stays open, then doubled")] = (
+        5.0
+    )
     stuck_after_s: Annotated[
         Positive, Meta(description="a stopped call that has not ended by then: its GPU is stuck")
     ] = 900.0
@@ -138,6 +141,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Where NATS is for a process of its own: the url given, else the embedded server's."""
         return self.nats_url or f"nats://127.0.0.1:{self.nats_port}"
 
+    def policy_of(self, kind: str) -> str:
+        """Name the policy by which tasks of a kind find a GPU."""
+        own = {Kind.IMAGE: self.balancing_image, Kind.SPEECH: self.balancing_speech}
+        return own.get(Kind(kind)) or self.balancing
+
     @property
     def data_path(self) -> Path:
         return Path(self.data_dir).absolute()
@@ -147,15 +155,34 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.data_path / "readmodel.db"
 
     def backends(self) -> list[Backend]:
-        """Give the configured GPUs, ``image-1`` …; RejectedError names the one that is wrong."""
+        """Give the configured GPUs, ``image-1`` …, with their workflows, whose files are read now.
+
+        SettingsError names the variable that is wrong.
+        """
+        return _backends(self, _workflow_at)
+
+
+def _backends(settings: Settings, workflow_at: WorkflowAt) -> list[Backend]:
+    try:
         return [
-            from_url(BackendId(f"{prefix}-{number}"), url, kind)
+            from_url(BackendId(f"{prefix}-{number}"), url, kind, workflow_at)
             for prefix, kind, urls in (
-                ("image", Kind.IMAGE, self.image_gen_urls),
-                ("speech", Kind.SPEECH, self.whisper_urls),
+                ("image", Kind.IMAGE, settings.image_gen_urls),
+                ("speech", Kind.SPEECH, settings.whisper_urls),
             )
             for number, url in sorted(urls.items(), key=lambda item: int(item[0]))
         ]
+    except RejectedError as error:
+        kind, _, number = str(error.member).partition("-")
+        reason = error.detail.removeprefix(f"{error.member}: ")
+        raise SettingsError(masked(f"{_VARIABLES[kind]}_{number}: {reason}")) from None
+
+
+def _workflow_at(path: str) -> workflow.Workflow:
+    try:
+        return workflow.read(Path(path).read_bytes())
+    except OSError as error:
+        raise RejectedError(Code.OUT_OF_RANGE, f"cannot be read: {error.strerror}") from None
 
 
 def load(env: Mapping[str, str], config: Path | None = None) -> Settings:
@@ -170,12 +197,7 @@ def load(env: Mapping[str, str], config: Path | None = None) -> Settings:
         except msgspec.ValidationError as error:
             raise SettingsError(f"{name}: {error}, got {value!r}") from None
     settings = msgspec.convert(raw, Settings, strict=False)
-    try:
-        settings.backends()
-    except RejectedError as error:
-        kind, _, number = str(error.member).partition("-")
-        reason = error.detail.removeprefix(f"{error.member}: ")
-        raise SettingsError(masked(f"{_VARIABLES[kind]}_{number}: {reason}")) from None
+    _backends(settings, lambda _path: None)  # only whoever registers them needs the files
     return settings
 
 

@@ -76,8 +76,10 @@ def started(attempt: int = 1, backend: BackendId = GPU) -> TaskStarted:
     return TaskStarted(attempt=attempt, backend=backend, dispatcher="dispatcher-a")
 
 
-def attached(attempt: int = 1) -> TaskAttached:
-    return TaskAttached(attempt=attempt, dispatcher="dispatcher-a", remote_id=f"job-{attempt}")
+def attached(attempt: int = 1, remote_id: str | None = None) -> TaskAttached:
+    return TaskAttached(
+        attempt=attempt, dispatcher="dispatcher-a", remote_id=remote_id or f"job-{attempt}"
+    )
 
 
 def tried(attempt: int = 1, *, cause: TaskError | None = None, start: float = 2, end: float = 4) -> Attempt:

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import AsyncIterator
 from enum import Enum
 
-import msgspec
 from PIL import Image
 
 from schemas.events import ErrorClass
@@ -50,12 +49,18 @@ class FakeCall:
         self.job = job
         self.remote_id = f"fake-{number}"
         self.stopped = asyncio.Event()
+        self.ended = asyncio.Event()
         self._adapter = adapter
         self._said: asyncio.Queue[Report] = asyncio.Queue()
+        self._end: Finished | Failed = failed(ErrorClass.LOST, "job_lost", "it is not known here")
 
     def say(self, report: Report) -> None:
         """Report this next; Finished and Failed are the end."""
         self._said.put_nowait(report)
+        if isinstance(report, Finished | Failed) and not self.ended.is_set():
+            self._end = report
+            self.ended.set()
+            self._adapter.end(self)
 
     def release(self) -> None:
         """Let it end well."""
@@ -65,9 +70,13 @@ class FakeCall:
         already = self.stopped.is_set()
         self.stopped.set()
         if self._adapter.stops and not already:
-            self.say(cancelled())
+            begun = self._adapter.begun.get(self.job.remote_id or "", self)
+            begun.say(cancelled())
 
     async def reports(self) -> AsyncIterator[Report]:
+        if self.job.remote_id is not None:
+            yield await self._resumed(self.job.remote_id)
+            return
         if self.stopped.is_set():
             yield cancelled()
             return
@@ -76,24 +85,30 @@ class FakeCall:
             yield refusal
             return
         self._adapter.begin(self)
-        try:
-            yield Attached(self.remote_id)
-            while True:
-                report = await self._said.get()
-                if isinstance(report, Finished | Failed):
-                    break
-                yield report
-        finally:
-            self._adapter.end(self)
+        yield Attached(self.remote_id)
+        while True:
+            report = await self._said.get()
+            if isinstance(report, Finished | Failed):
+                break
+            yield report
         yield unless_stopped(report, stopped=self.stopped.is_set())
+
+    async def _resumed(self, remote_id: str) -> Finished | Failed:
+        begun = self._adapter.begun.get(remote_id)
+        if begun is None:
+            return self._end
+        await begun.ended.wait()
+        return unless_stopped(begun._end, stopped=self.stopped.is_set())  # noqa: SLF001 - of its own kind
 
 
 class FakeAdapter:
     """A backend whose calls end as the test says, and succeed at once where it says nothing.
 
     ``stops`` says whether ``stop`` ends a running call at once; else it goes on until the test ends it.
-    ``started`` gives each call as it begins.
+    ``started`` gives each call as it begins, ``begun`` all that have, by the id of their job.
     """
+
+    resumes = True
 
     def __init__(
         self, kind: Kind = Kind.IMAGE, *, models: tuple[str, ...] = ("fake",), stops: bool = False
@@ -103,6 +118,7 @@ class FakeAdapter:
         self.health: Health = Ready(models)
         self.calls: list[FakeCall] = []
         self.started: asyncio.Queue[FakeCall] = asyncio.Queue()
+        self.begun: dict[str, FakeCall] = {}
         self.most_at_once = 0
         self._running: dict[str, FakeCall] = {}
         self._endings: deque[Ending] = deque()
@@ -132,7 +148,7 @@ class FakeAdapter:
         return None if wanted is self.kind else wrong_kind()
 
     def begin(self, call: FakeCall) -> None:
-        self._running[call.remote_id] = call
+        self._running[call.remote_id] = self.begun[call.remote_id] = call
         self.most_at_once = max(self.most_at_once, len(self._running))
         ending = self._endings.popleft() if self._endings else success(call.job)
         if not isinstance(ending, Hold):
@@ -140,7 +156,7 @@ class FakeAdapter:
         self.started.put_nowait(call)
 
     def end(self, call: FakeCall) -> None:
-        del self._running[call.remote_id]
+        self._running.pop(call.remote_id, None)
 
 
 def success(job: Job) -> Finished:
@@ -151,8 +167,8 @@ def success(job: Job) -> Finished:
             pictures = [picture(request, seed + number) for number in range(request.n)]
             return _checked(images.finished(pictures, seed))
         case SpeechRequest() as request:
-            heard = {"text": FAKE_TEXT, "duration": 1.5, "segments": []}
-            return _checked(transcripts.finished(msgspec.json.encode(heard), request))
+            heard = transcripts.Transcript(text=FAKE_TEXT, duration=1.5)
+            return _checked(transcripts.finished(heard, request))
 
 
 def picture(request: ImageRequest, seed: int) -> str:

@@ -1,7 +1,7 @@
 """The bound on waiting tasks: what the projector counts, and what this process adds to it.
 
 The one rule: a place is reserved before anything is sent, and counts until the projector's own count
-has it; so within one process the bound holds exactly, however many ask at once.
+has it; so within one process the bounds hold exactly, however many ask at once.
 """
 
 import heapq
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from schemas.errors import Code
 from schemas.subjects import Lane
 
 
@@ -17,44 +18,56 @@ class Place(Struct, frozen=True, eq=False):
     """Room for one task in a lane, until it is committed or given back."""
 
     lane: Lane
+    tenant: str
+
+
+class Counted(Struct, frozen=True):
+    """What waits by the read model, of a kind and of a tenant in it; it has all up to ``checkpoint``."""
+
+    checkpoint: int = 0
+    waiting: int = 0
+    of_tenant: int = 0
 
 
 class Admission:
-    """Pure bookkeeping; checkpoint and counts are handed in."""
+    """Pure bookkeeping; checkpoint and counts are handed in. Limits are of a kind, None is no limit."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, tenant_limit: int | None = None) -> None:
         self._limit = limit
-        self._in_flight: Counter[str] = Counter()
-        self._stored: dict[str, list[tuple[int, str]]] = {}
+        self._tenant_limit = tenant_limit
+        self._stored: dict[str, list[tuple[int, str, str]]] = {}
+        self._kinds: Counter[str] = Counter()
         self._lanes: Counter[str] = Counter()
+        self._tenants: Counter[tuple[str, str]] = Counter()
 
-    def reserve(self, lane: Lane, checkpoint: int, waiting: int) -> Place | None:
-        """Take a place, None when the kind is full.
-
-        ``waiting`` tasks of the kind are in the read model, which has applied everything up to
-        ``checkpoint``.
-        """
-        self._prune(lane.kind, checkpoint)
-        if waiting + self.added(lane.kind) >= self._limit:
-            return None
-        self._in_flight[lane.kind] += 1
-        self._lanes[lane.name] += 1
-        return Place(lane)
+    def reserve(self, lane: Lane, tenant: str, counted: Counted) -> Place | Code:
+        """Take a place, or say what is full."""
+        self._prune(lane.kind, counted.checkpoint)
+        if counted.waiting + self.added(lane.kind) >= self._limit:
+            return Code.QUEUE_FULL
+        if self._tenant_limit is not None:
+            waiting = counted.of_tenant + self.added_of(lane.kind, tenant)
+            if waiting >= self._tenant_limit:
+                return Code.TENANT_QUEUE_FULL
+        self._add(lane.kind, lane.name, tenant, 1)
+        return Place(lane, tenant)
 
     def commit(self, place: Place, sequence: int) -> None:
         """Say that the task was stored."""
-        self._in_flight[place.lane.kind] -= 1
         stored = self._stored.setdefault(place.lane.kind, [])
-        heapq.heappush(stored, (sequence, place.lane.name))
+        heapq.heappush(stored, (sequence, place.lane.name, place.tenant))
 
     def abort(self, place: Place) -> None:
         """Say that it was not."""
-        self._in_flight[place.lane.kind] -= 1
-        self._leave(place.lane.name)
+        self._add(place.lane.kind, place.lane.name, place.tenant, -1)
 
     def added(self, kind: str) -> int:
         """How many this process has on top of the projector's count."""
-        return self._in_flight[kind] + len(self._stored.get(kind, ()))
+        return self._kinds[kind]
+
+    def added_of(self, kind: str, tenant: str) -> int:
+        """How many of those are one tenant's."""
+        return self._tenants[kind, tenant]
 
     def in_lane(self, lane: Lane) -> int:
         """How many of those are in one lane."""
@@ -68,9 +81,15 @@ class Admission:
     def _prune(self, kind: str, checkpoint: int) -> None:
         stored = self._stored.get(kind, [])
         while stored and stored[0][0] <= checkpoint:
-            self._leave(heapq.heappop(stored)[1])
+            _, lane, tenant = heapq.heappop(stored)
+            self._add(kind, lane, tenant, -1)
 
-    def _leave(self, lane: str) -> None:
-        self._lanes[lane] -= 1
+    def _add(self, kind: str, lane: str, tenant: str, change: int) -> None:
+        """Count, and forget what is nought, since tenants come and go."""
+        self._kinds[kind] += change
+        self._lanes[lane] += change
+        self._tenants[kind, tenant] += change
         if not self._lanes[lane]:
             del self._lanes[lane]
+        if not self._tenants[kind, tenant]:
+            del self._tenants[kind, tenant]

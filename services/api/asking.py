@@ -12,6 +12,8 @@ from schemas.errors import Code, RejectedError
 
 LONGEST_WAIT_S: Final = 60.0
 DEFAULT_TENANT: Final = "default"
+ETA: Final = b"~"
+"""Stands in a task's ETag before when it should have ended."""
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _TENANT: Final = re.compile(r"[a-z0-9_-]{1,64}")
@@ -20,6 +22,7 @@ _TRACEPARENT: Final = re.compile(
 )
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\b")
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_ETA: Final = re.compile(rb"%b[^\",]*" % ETA)
 _QUALITY: Final = re.compile(r";\s*q\s*=\s*([01](?:\.\d{0,3})?)")
 
 
@@ -128,6 +131,11 @@ def matches(if_none_match: bytes | None, etag: bytes) -> bool:
         return True
     given = [tag.strip().removeprefix(b"W/") for tag in if_none_match.split(b",")]
     return b"*" in given or etag in given
+
+
+def without_eta(if_none_match: bytes) -> bytes:
+    """Leave out of each tag when the task should have ended."""
+    return _ETA.sub(b"", if_none_match)
 
 
 def byte_range(header: bytes | None, size: int) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ await between them, so that it misses nothing and gets nothing twice.
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
@@ -103,6 +103,7 @@ class Hub:
         self._waiters: dict[TaskId, set[asyncio.Future[None]]] = {}
         self._generation = -1
         self._stream: str | None = None
+        self._told: list[Callable[[Row], None]] = []
         self._last = 0
         self._revision = 0
         self._hint = asyncio.Event()
@@ -113,6 +114,10 @@ class Hub:
     def hint(self) -> None:
         """There may be something new."""
         self._hint.set()
+
+    def tell(self, told: Callable[[Row], None]) -> None:
+        """Have every row of ``events`` given to ``told``, some twice after the read model was made anew."""
+        self._told.append(told)
 
     def position(self) -> int:
         """Give the last sequence handed to listeners; ReadModelAwayError before there is any."""
@@ -181,6 +186,8 @@ class Hub:
         sequence, task_id, kind, _ = row
         self._last = sequence
         self._resolve(task_id)
+        for told in self._told:
+            told(row)
         own, everybody = self._topics.get(task_id), self._topics.get(ALL)
         if not own and not everybody:
             return

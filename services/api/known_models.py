@@ -4,6 +4,7 @@ The one rule: a model is known while some backend of the kind has it that is nei
 """
 
 import asyncio
+from typing import Final
 
 import msgspec
 import structlog
@@ -14,12 +15,13 @@ from schemas.ids import slug
 from schemas.registry import Backend, Wanted
 from schemas.requests import Kind, Request
 from schemas.subjects import BACKENDS
-from services.bus.buckets import Bucket
 from services.bus.connection import Bus
+from services.bus.followed import Followed
 
 log = structlog.get_logger()
 
-_FIRST_STATE_S = 1.0
+_FIRST_STATE_S: Final = 1.0
+_OWN_WRITE_S: Final = 1.0
 _SERVING = (Wanted.ON, Wanted.DRAINING)
 
 
@@ -37,17 +39,12 @@ class KnownModels:
     """``instance`` is this process's own name."""
 
     def __init__(self, bus: Bus, instance: str) -> None:
-        self._watch = Bucket(bus, BACKENDS).watch(f"models-{instance}")
-        self._backends: dict[str, Backend] = {}
+        self._followed = Followed(bus, BACKENDS, f"models-{instance}", _backend)
         self._slugs: dict[Kind, frozenset[str]] = {}
 
     async def follow(self) -> None:
         """Keep up with the registry; runs until cancelled."""
-        async for entries in self._watch.entries():
-            for entry in entries:
-                self._backends.pop(entry.key, None)
-                if entry.value is not None:
-                    self._take(entry.key, entry.value)
+        async for _ in self._followed.changes():
             self._slugs = {
                 kind: frozenset(model for backend in self._serving(kind) for model in backend.model_slugs)
                 for kind in Kind
@@ -69,24 +66,39 @@ class KnownModels:
             allowed=known,
         )
 
+    async def check_backend(self, name: str, kind: Kind) -> None:
+        """Refuse a backend that there is not, or that serves another kind."""
+        await first_state(self.known)
+        names = [backend.name for backend in self.backends() if backend.kind is kind]
+        if name not in names:
+            listed = f"is one of {', '.join(names)}" if names else f"is not known: there is none for {kind}"
+            raise RejectedError(Code.OUT_OF_RANGE, f"backend {listed}", member="backend", allowed=names)
+
     def names(self, kind: Kind) -> list[str]:
         return sorted({model for backend in self._serving(kind) for model in backend.model_names})
 
     @property
     def known(self) -> asyncio.Event:
         """Set once what was there at the start is known."""
-        return self._watch.follower.caught_up
+        return self._followed.known
+
+    async def reached(self, revision: int) -> None:
+        """Wait a moment until a write of our own is known here."""
+        await self._followed.reached(revision, _OWN_WRITE_S)
 
     def backends(self) -> list[Backend]:
         """Give all that are configured, by name."""
-        there = [b for b in self._backends.values() if b.wanted is not Wanted.GONE]
+        there = [b for b in self._followed.entries.values() if b.wanted is not Wanted.GONE]
         return sorted(there, key=lambda backend: backend.name)
 
     def _serving(self, kind: Kind) -> list[Backend]:
-        return [b for b in self._backends.values() if b.kind is kind and b.wanted in _SERVING]
+        there = self._followed.entries.values()
+        return [b for b in there if b.kind is kind and b.wanted in _SERVING]
 
-    def _take(self, key: str, value: bytes) -> None:
-        try:
-            self._backends[key] = registry.decode(value)
-        except msgspec.MsgspecError as error:
-            log.warning("registry.undecodable", backend=key, error=str(error))
+
+def _backend(key: str, value: bytes) -> Backend | None:
+    try:
+        return registry.decode(value)
+    except msgspec.MsgspecError as error:
+        log.warning("registry.undecodable", backend=key, error=str(error))
+        return None

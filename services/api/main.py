@@ -17,18 +17,30 @@ from schemas.errors import DisconnectedError, UnavailableError
 from schemas.intake import Limits
 from services import clock, process, supervision
 from services.api import openapi, server
+from services.api.actions import ActionRoutes
 from services.api.admission import Admission
 from services.api.app import assemble
 from services.api.artifacts import ArtifactRoutes
+from services.api.backends import BackendRoutes
 from services.api.cancelling import Canceller
+from services.api.cancelling_many import ManyCanceller
 from services.api.fleet import FleetRoutes
 from services.api.health import HealthRoutes
 from services.api.hub import Hub
+from services.api.known_fleet import KnownFleet
 from services.api.known_models import KnownModels
 from services.api.lanes import Lanes
+from services.api.many import Selection
+from services.api.moments import Moments
+from services.api.origins import Origins
+from services.api.outlook import Foresight
+from services.api.pausing import PauseRoutes
 from services.api.queries import ReadModel
 from services.api.reads import Reads
 from services.api.recent import Recent
+from services.api.redriving import Redriver
+from services.api.registrar import Registrar
+from services.api.silence import Silence
 from services.api.sse import EventRoutes
 from services.api.storage import Storage
 from services.api.submissions import SubmissionRoutes
@@ -61,15 +73,29 @@ class Api:
         self.model = ReadModel(settings.readmodel_path, self._suspected.set)
         self.hub = Hub(self.model, heartbeat_s=settings.sse_heartbeat_s)
         self.models = KnownModels(self.bus, instance)
+        self.fleet = KnownFleet(self.bus, instance)
+        self.registrar = Registrar(self.bus, self.models)
         self.storage = Storage(self.bus)
         self.leases = Leases(self.bus, f"api-{instance}", settings.lease_s)
         self.tasklog = TaskLog(self.bus, "taskfold/api", clock.now, clock.new_event_id)
         self.recent = Recent(asyncio.get_running_loop().time)
-        self.sweeper = Sweeper(self.leases, self.tasklog, self.model, clock.now, settings.sweep_interval_s)
+        self.foresight = Foresight(
+            self.model,
+            Moments(self.models, self.fleet, self.leases, settings),
+            self.leases,
+            now=clock.now,
+            clock=asyncio.get_running_loop().time,
+            priorities=settings.priority,
+        )
+        self.hub.tell(self.foresight.happened)
+        silence = Silence(self.bus, self.registrar, self.models, self.leases, clock.now)
+        self.sweeper = Sweeper(
+            self.leases, self.tasklog, self.model, silence, clock.now, settings.sweep_interval_s
+        )
 
     def handlers(self) -> list[HTTPRouteHandler]:
         settings, store = self._settings, ArtifactStore(self.bus)
-        reads = Reads(self.model, self.tasklog, self.hub, self.recent)
+        reads = Reads(self.model, self.tasklog, self.hub, self.recent, self.foresight)
         canceller = Canceller(self.tasklog, self.model, self.recent, clock.now, settings.submit_timeout_s)
         events = EventRoutes(
             self.hub,
@@ -78,27 +104,38 @@ class Api:
             buffer_kib=settings.sse_buffer_kib,
             coalesce_s=settings.sse_coalesce_s,
         )
+        submitter, origins = self._submitter(store), Origins(self.model, self.tasklog)
         submissions = SubmissionRoutes(
-            self._submitter(store),
+            submitter,
             Uploads(store, clock.now, clock.new_name, settings.max_upload_mib),
             reads,
+            origins,
             clock.new_task_id,
             trust_tenant=settings.trust_tenant_header,
             max_upload_mib=settings.max_upload_mib,
         )
+        selection = Selection(self.bus, self.model)
+        actions = ActionRoutes(ManyCanceller(selection, canceller), Redriver(selection, origins, submitter))
         public = [
             *submissions.handlers(),
+            *actions.handlers(),
             *TaskRoutes(reads, self.model, canceller).handlers(),
             *events.handlers(),
             *ArtifactRoutes(store, reads).handlers(),
-            *FleetRoutes(self.bus, self.model, self.models, self.leases).handlers(),
+            *self._fleet_handlers(),
         ]
         schema = openapi.describe(public, metadata.version("taskfold"))
         return [*public, *HealthRoutes(self.bus, self.model, lambda: schema).handlers()]
 
+    def _fleet_handlers(self) -> list[HTTPRouteHandler]:
+        shown = FleetRoutes(self.bus, self.model, self.models, self.fleet, self.leases, self.foresight)
+        changed = BackendRoutes(self.registrar, self.models, self.leases, shown.shown, clock.now)
+        pauses = PauseRoutes(self.bus, self.fleet, clock.now)
+        return [*shown.handlers(), *changed.handlers(), *pauses.handlers()]
+
     def _submitter(self, store: ArtifactStore) -> Submitter:
         settings = self._settings
-        admission = Admission(settings.queue_limit)
+        admission = Admission(settings.queue_limit, settings.tenant_queue_limit)
         return Submitter(
             bus=self.bus,
             tasklog=self.tasklog,
@@ -108,6 +145,7 @@ class Api:
             admission=admission,
             lanes=Lanes(self.bus, settings.lanes),
             recent=self.recent,
+            foresight=self.foresight,
             limits=Limits(
                 start_deadline_s=settings.start_deadline_s,
                 deadline_s=settings.deadline_s,
@@ -130,6 +168,8 @@ class Api:
             self.hub.run(),
             self.hub.heartbeat(),
             self.models.follow(),
+            self.fleet.follow(),
+            self.foresight.run(),
             self.storage.watch(),
             self.leases.follow(),
             self.leases.keep(),

@@ -15,11 +15,11 @@ from litestar.openapi import OpenAPIConfig
 from litestar.routes import HTTPRoute
 from msgspec import Struct
 
-from schemas import views
+from schemas import batches, filters, registering, views
 from schemas.errors import Code
 from schemas.intake import Common
-from schemas.requests import ImageRequest, Kind, SpeechRequest
-from schemas.task import Status
+from schemas.requests import ImageRequest, Kind, Priority, SpeechRequest
+from schemas.standing import Standing
 from schemas.views import HTTP_STATUS
 from services.api import shown_fleet
 
@@ -33,12 +33,19 @@ _TYPES: Final = (
     SpeechRequest,
     Common,
     views.Document,
+    views.ProgressView,
+    Standing,
     views.Accepted,
     views.Cancelled,
+    batches.CancelledMany,
+    batches.RedrivenMany,
     views.WireEvent,
     views.Problem,
     shown_fleet.Fleet,
     shown_fleet.Queues,
+    shown_fleet.Pauses,
+    registering.Addition,
+    registering.Change,
 )
 
 
@@ -91,6 +98,31 @@ _LAST_EVENT: Final = Parameter(
     {"type": "integer", "minimum": 0},
 )
 
+_FILTER_NOTES: Final = {
+    "kind": "only of this kind",
+    "status": f"only in this status, or in several with commas between: {', '.join(filters.ANY_STATUS)}",
+    "tag": "only with this tag",
+    "user": "only this user's",
+    "tenant": "only this tenant's",
+    "backend": "only where this backend made the last attempt",
+    "model": "only where this model was asked for; `any`: none was",
+    "error": "only what ended with this code",
+    "priority": "only with this priority",
+    "submitted_after": "only what was submitted then or later, as 2026-11-24T09:00:00Z",
+    "submitted_before": "only what was submitted earlier",
+    "finished_after": "only what ended then or later",
+    "finished_before": "only what ended earlier",
+}
+_CHOICES: Final[Mapping[str, Schema]] = {"kind": {"enum": list(Kind)}, "priority": {"enum": list(Priority)}}
+_FILTER: Final = tuple(
+    Parameter(name, "query", note, _CHOICES.get(name, {"type": "string"}))
+    for name, note in _FILTER_NOTES.items()
+)
+_FILTERED: Final[dict[str, Schema]] = {
+    "all": {"type": "boolean", "description": "every task; instead of a filter"},
+    **{p.name: {**p.schema, "description": p.description} for p in _FILTER},
+}
+
 _CHECKS: Final = (
     Code.MALFORMED,
     Code.UNKNOWN_MEMBER,
@@ -102,6 +134,7 @@ _CHECKS: Final = (
     Code.UNSUPPORTED_MEDIA_TYPE,
     Code.BODY_TOO_LARGE,
     Code.QUEUE_FULL,
+    Code.TENANT_QUEUE_FULL,
     Code.STORAGE_FULL,
     Code.NATS_AWAY,
     Code.OUTCOME_UNKNOWN,
@@ -112,6 +145,17 @@ _READ: Final = (
     Code.UNKNOWN_TASK,
     Code.UNKNOWN_MEMBER,
     Code.NATS_AWAY,
+    Code.READ_MODEL_AWAY,
+)
+_ON_MANY: Final = (
+    Code.MALFORMED,
+    Code.UNKNOWN_MEMBER,
+    Code.MISSING_MEMBER,
+    Code.WRONG_TYPE,
+    Code.OUT_OF_RANGE,
+    Code.CONFLICTING_MEMBERS,
+    Code.NATS_AWAY,
+    Code.OUTCOME_UNKNOWN,
     Code.READ_MODEL_AWAY,
 )
 _ACCEPTED: Final = {JSON: _ref("Accepted")}
@@ -199,13 +243,7 @@ LIST: Final = _opt(
         },
         parameters=(
             Parameter("task_id", "query", "show this one task"),
-            Parameter("kind", "query", "only of this kind", {"enum": list(Kind)}),
-            Parameter(
-                "status",
-                "query",
-                "only in this status",
-                {"enum": [status.value for status in Status if status is not Status.ABSENT]},
-            ),
+            *_FILTER,
             Parameter("limit", "query", "how many", {"type": "integer", "minimum": 1, "maximum": 200}),
             Parameter("cursor", "query", "what `next` gave"),
             _WAIT,
@@ -228,6 +266,42 @@ _CANCELLED: Final[dict[str, Any]] = {  # Any: members of Operation
 }
 CANCEL: Final = _opt(Operation(**_CANCELLED))
 DELETE: Final = _opt(Operation(**_CANCELLED))
+CANCEL_MANY: Final = _opt(
+    Operation(
+        answer="How many were cancelled",
+        content={JSON: _ref("CancelledMany")},
+        bodies={
+            JSON: {
+                "type": "object",
+                "properties": {**_FILTERED, "reason": {"type": ["string", "null"]}},
+            }
+        },
+        codes=_ON_MANY,
+    )
+)
+_REPLAY: Final = {
+    "allOf": [
+        _ref("Common"),
+        {"type": "object", "properties": {"request": {"type": "object"}}},
+    ],
+    "description": "What is to be different; null leaves a member out, which then has its default",
+}
+REPLAY: Final = _opt(
+    Operation(
+        **_SUBMIT,
+        bodies={JSON: _REPLAY},
+        parameters=(_KEY, _PREFER, _TRACE),
+        codes=(*_KEYED, Code.INVALID_ID, Code.UNKNOWN_TASK, Code.UNKNOWN_ARTIFACT, Code.NO_RESULT),
+    )
+)
+REDRIVE: Final = _opt(
+    Operation(
+        answer="How many were submitted again",
+        content={JSON: _ref("RedrivenMany")},
+        bodies={JSON: {"type": "object", "properties": {**_FILTERED, "change": _REPLAY}}},
+        codes=(*_ON_MANY, Code.QUEUE_FULL, Code.TENANT_QUEUE_FULL, Code.STORAGE_FULL),
+    )
+)
 _EVENTS: Final[dict[str, Any]] = {  # Any: members of Operation
     "answer": "A stream of events; the history as JSON where Accept prefers that",
     "content": {
@@ -276,6 +350,60 @@ BACKEND: Final = _opt(
         codes=(Code.UNKNOWN_BACKEND, Code.UNKNOWN_MEMBER, Code.NATS_AWAY),
     )
 )
+_BODY: Final = (Code.MALFORMED, Code.UNKNOWN_MEMBER, Code.WRONG_TYPE, Code.OUT_OF_RANGE)
+_WRITES: Final = (*_BODY, Code.BODY_TOO_LARGE, Code.NATS_AWAY, Code.OUTCOME_UNKNOWN)
+_BACKEND_VIEW: Final = {JSON: _ref("BackendView")}
+ADD_BACKEND: Final = _opt(
+    Operation(
+        answer="The backend, added",
+        status=201,
+        content=_BACKEND_VIEW,
+        bodies={JSON: _ref("Addition")},
+        also={200: "It has announced itself again"},
+        codes=(*_WRITES, Code.MISSING_MEMBER, Code.CONFLICTING_MEMBERS, Code.BACKEND_EXISTS),
+    )
+)
+CHANGE_BACKEND: Final = _opt(
+    Operation(
+        answer="The backend, changed",
+        content=_BACKEND_VIEW,
+        bodies={JSON: _ref("Change")},
+        codes=(*_WRITES, Code.CONFLICTING_MEMBERS, Code.UNKNOWN_BACKEND),
+    )
+)
+REMOVE_BACKEND: Final = _opt(
+    Operation(
+        answer="The backend as it was",
+        content=_BACKEND_VIEW,
+        codes=(
+            Code.UNKNOWN_MEMBER,
+            Code.UNKNOWN_BACKEND,
+            Code.BACKEND_IN_USE,
+            Code.NATS_AWAY,
+            Code.OUTCOME_UNKNOWN,
+        ),
+    )
+)
+_MODEL: Final = {"type": ["string", "null"], "description": "only this queue; `any` is what names no model"}
+_PAUSES: Final[dict[str, Any]] = {  # Any: members of Operation
+    "answer": "The pauses of the kind",
+    "content": {JSON: _ref("Pauses")},
+    "codes": (*_WRITES, Code.UNKNOWN_KIND),
+}
+PAUSE: Final = _opt(
+    Operation(
+        **_PAUSES,
+        bodies={
+            JSON: {
+                "type": "object",
+                "properties": {"model": _MODEL, "reason": {"type": ["string", "null"]}},
+            }
+        },
+    )
+)
+RESUME: Final = _opt(
+    Operation(**_PAUSES, bodies={JSON: {"type": "object", "properties": {"model": _MODEL}}})
+)
 QUEUES: Final = _opt(
     Operation(
         answer="The queues, by kind and model",
@@ -321,7 +449,10 @@ def _complete(described: dict[str, Any], handler: HTTPRouteHandler, operation: O
     content = {media_type: {"schema": schema} for media_type, schema in operation.content.items()}
     answers: dict[str, Any] = {str(operation.status): {"description": operation.answer, "content": content}}
     for status, meaning in operation.also.items():
-        shown = {JSON: {"schema": _ref("TaskDocument")}} if status == 200 else {}  # noqa: PLR2004 - HTTP's OK
+        document = (
+            content if operation.content == _BACKEND_VIEW else {JSON: {"schema": _ref("TaskDocument")}}
+        )
+        shown = document if status == 200 else {}  # noqa: PLR2004 - HTTP's OK
         answers[str(status)] = {"description": meaning, "content": shown}
     problems: dict[int, list[str]] = {}
     for code in (*operation.codes, Code.INTERNAL):
@@ -336,9 +467,10 @@ def _complete(described: dict[str, Any], handler: HTTPRouteHandler, operation: O
 
 def _shown(document: dict[str, Any]) -> dict[str, Any]:  # Any: JSON Schema
     """Add the members that are put in front of a stored document."""
-    progress = {"anyOf": [{"type": "object"}, {"type": "null"}]}
+    progress = {"anyOf": [_ref("ProgressView"), {"type": "null"}]}
+    queue = {"anyOf": [_ref("Standing"), {"type": "null"}]}
     return {
         **document,
         "title": "TaskDocument",
-        "properties": {"progress": progress, "queue": progress, **document["properties"]},
+        "properties": {"progress": progress, "queue": queue, **document["properties"]},
     }

@@ -35,10 +35,12 @@ RETRY_AFTER_S: Final = {
     Code.OUTCOME_UNKNOWN: 2,
     Code.READ_MODEL_AWAY: 2,
     Code.QUEUE_FULL: 5,
+    Code.TENANT_QUEUE_FULL: 5,
     Code.STORAGE_FULL: 60,
     Code.SHUTTING_DOWN: 2,
     Code.NOT_FINISHED: 1,
 }
+_ON_MANY: Final = ("cancel", "redrive")
 _OF_STATUS: Final = {
     HTTPStatus.BAD_REQUEST: (Code.MALFORMED, "the request cannot be read"),
     HTTPStatus.NOT_FOUND: (Code.UNKNOWN_ROUTE, "there is no such route; /schema lists them"),
@@ -55,8 +57,8 @@ class ClientGoneError(TaskfoldError):
 def answer(request: Ask, error: Exception) -> Response[bytes]:
     """Turn whatever was raised into the answer."""
     refusal, headers = refused(request, error)
-    if refusal.code in RETRY_AFTER_S:
-        headers["Retry-After"] = str(RETRY_AFTER_S[refusal.code])
+    if retry_after_s := refusal.extra.get("retry_after_s") or RETRY_AFTER_S.get(refusal.code):
+        headers["Retry-After"] = str(retry_after_s)
     if refusal.code is Code.RANGE_NOT_SATISFIABLE:
         headers["Content-Range"] = f"bytes */{refusal.extra['size']}"
     problem = views.problem(refusal)
@@ -110,7 +112,7 @@ def _litestars(request: Ask, error: HTTPException) -> tuple[RejectedError, dict[
 def _names_a_task(path: str) -> bool:
     """Whether a path that looks like a task's has the id of one: ``/tasks/batch`` is no task's route."""
     under_tasks = path.removeprefix(f"{API}/tasks/")
-    if under_tasks == path:
+    if under_tasks == path or under_tasks in _ON_MANY:
         return True
     try:
         parse_task_id(under_tasks.partition("/")[0])

@@ -5,15 +5,19 @@ The one rule: nobody is shown less than this process has appended itself.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from schemas import readmodel, views
 from schemas.errors import Code, RejectedError, UnavailableError
 from schemas.ids import TaskId
+from schemas.standing import Standing
+from schemas.subjects import Lane
 from schemas.task import FINAL, Status
+from services.api import asking, in_line
 from services.api.hub import Hub
-from services.api.queries import ReadModel, ReadModelAwayError
+from services.api.outlook import Foresight
+from services.api.queries import ReadModel, ReadModelAwayError, Row
 from services.api.recent import Recent
 from services.bus.tasklog import TaskLog
 
@@ -21,18 +25,33 @@ _LOOK_AGAIN_S: Final = 1.0
 
 
 class Shown(NamedTuple):
-    """A task's document, and what of it changes: the event's sequence, the progress' revision."""
+    """A task's document, and what of it changes: the sequence, the progress' revision, the standing."""
 
     status: str
     sequence: int
     revision: int | None
+    queue: Standing | None
     body: bytes
 
     @property
     def etag(self) -> bytes:
-        if self.revision is None:
-            return b'"%d"' % self.sequence
-        return b'"%d-%d"' % (self.sequence, self.revision)
+        if self.queue is None or self.queue.eta_at is None:
+            return b'"%b"' % self._steady
+        return b'"%b%b%b"' % (self._steady, asking.ETA, self.queue.eta_at.encode())
+
+    def news(self, known: bytes) -> bool:
+        """Whether more than ``eta_at`` differs from what a client has, by its If-None-Match."""
+        return not asking.matches(asking.without_eta(known), b'"%b"' % self._steady)
+
+    @property
+    def _steady(self) -> bytes:
+        """Name all that changes at once; ``eta_at`` does so bit by bit."""
+        tag = b"%d" % self.sequence
+        if self.revision is not None:
+            tag += b"-%d" % self.revision
+        if self.queue is not None:
+            tag += b".%d%b" % (self.queue.position or 0, self.queue.why.encode())
+        return tag
 
     @property
     def final(self) -> bool:
@@ -40,8 +59,11 @@ class Shown(NamedTuple):
 
 
 class Reads:
-    def __init__(self, model: ReadModel, tasklog: TaskLog, hub: Hub, recent: Recent) -> None:
+    def __init__(
+        self, model: ReadModel, tasklog: TaskLog, hub: Hub, recent: Recent, foresight: Foresight
+    ) -> None:
         self._model = model
+        self._foresight = foresight
         self._tasklog = tasklog
         self._hub = hub
         self._recent = recent
@@ -55,6 +77,8 @@ class Reads:
         shown = None
         try:
             shown = self._projected(task_id)
+            if shown is not None and not shown.final and await self._foresight.fresh():
+                shown = self._projected(task_id)
         except ReadModelAwayError as error:
             away = error
         if shown is not None and shown.sequence >= self._recent.sequence(task_id):
@@ -91,17 +115,35 @@ class Reads:
         row = self._model.row(readmodel.GET_TASK, task_id)
         if row is None:
             return None
-        status, sequence, document, revision, progress = row
-        return Shown(status, sequence, revision, views.spliced(document, progress))
+        sequence, document, revision, progress, *facts = row
+        queue = self._foresight.standing(in_line.facts(facts))
+        return Shown(facts[0], sequence, revision, queue, views.spliced(document, progress, queue))
+
+    async def listed(self, rows: Sequence[Row]) -> list[bytes]:
+        """Give the documents of a list, from the rows of readmodel.list_tasks."""
+        await self._foresight.fresh()
+        return [
+            views.spliced(document, progress, self._foresight.standing(in_line.facts(facts)))
+            for _, document, progress, *facts in rows
+        ]
 
     async def _streamed(self, task_id: TaskId) -> Shown | None:
         found = await self._tasklog.lookup(task_id)
         task = found.task
         if task.status is Status.ABSENT or found.address is None:
             return None
-        return Shown(
-            task.status, task.sequence, None, views.spliced(views.encoded(task, found.address), None)
-        )
+        lane = found.address.lane
+        ahead = self._ahead(lane, in_line.first_sequence(found))
+        queue = self._foresight.standing(in_line.facts_of(found, lane, ahead))
+        body = views.spliced(views.encoded(task, found.address), None, queue)
+        return Shown(task.status, task.sequence, None, queue, body)
+
+    def _ahead(self, lane: Lane, number: int) -> int | None:
+        try:
+            row = self._model.row(readmodel.AHEAD, lane.kind, lane.priority, number)
+        except ReadModelAwayError:
+            return None
+        return row[0] if row else None
 
 
 def unknown_task(task_id: TaskId) -> RejectedError:

@@ -3,18 +3,25 @@
 The one rule: pure; no secret of a backend gets in here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
-from schemas import envelope
+from schemas import control, envelope
+from schemas.control import Pause
+from schemas.fleet import Circuit, Condition, Health, Learned
 from schemas.ids import ANY_MODEL, BackendId, TaskId
 from schemas.lease import Lease
 from schemas.registry import Backend, Protocol, Source, Wanted
 from schemas.requests import Kind
+from services.scheduling.hindsight import EtaError
 
 Queue = tuple[str, str]
 """Kind and model, the latter as subjects spell it."""
+Foretell = Callable[[Queue, float | None], tuple[float | None, EtaError | None]]
+"""Gives ``eta_s`` and ``eta_error`` of a queue whose tasks are so many units of work, None: not known."""
 
 
 class RunningView(Struct, frozen=True):
@@ -28,7 +35,11 @@ class RunningView(Struct, frozen=True):
 
 
 class BackendView(Struct, frozen=True, kw_only=True):
-    """``protocol`` null: not recognised yet. ``draining``: takes nothing new and still runs something."""
+    """``protocol`` null: not recognised yet. ``draining``: takes nothing new and still runs something.
+
+    ``condition`` is as the dispatchers see it, since ``since``; ``seconds_per_unit`` (of work, by model),
+    ``load_s`` and ``warm_models`` are what runs have shown. ``alive_until``: of one that announced itself.
+    """
 
     name: BackendId
     kind: Kind
@@ -36,9 +47,19 @@ class BackendView(Struct, frozen=True, kw_only=True):
     protocol: Protocol | None
     models: tuple[str, ...]
     slots: int
+    keeps: int
     weight: float
+    labels: Mapping[str, str]
     wanted: Wanted
     source: Source
+    alive_until: str | None
+    condition: Condition
+    circuit: Circuit
+    reason: str | None
+    since: str | None
+    warm_models: tuple[str, ...]
+    seconds_per_unit: Mapping[str, float]
+    load_s: float | None
     draining: bool
     running: tuple[RunningView, ...]
 
@@ -48,7 +69,10 @@ class Fleet(Struct, frozen=True):
 
 
 class Counted(Struct, frozen=True):
-    """A queue as the read model has it; ``oldest_at`` is of the oldest that is QUEUED or RETRYING."""
+    """A queue as the read model has it; ``oldest_at`` is of the oldest that is QUEUED or RETRYING.
+
+    ``units`` is what its latest tasks are on average, in units of work; null while it has none.
+    """
 
     kind: str
     model: str
@@ -57,14 +81,43 @@ class Counted(Struct, frozen=True):
     retrying: int = 0
     running: int = 0
     oldest_at: str | None = None
+    units: float | None = None
 
     @property
     def empty(self) -> bool:
         return not (self.scheduled or self.queued or self.retrying or self.running)
 
 
+class PauseView(Struct, frozen=True):
+    """Nothing of the queue is started since ``at``."""
+
+    at: str
+    by: str
+    reason: str | None
+
+
+class HeldView(Struct, frozen=True):
+    """A pause; ``model`` null: of the whole kind."""
+
+    model: str | None
+    at: str
+    by: str
+    reason: str | None
+
+
+class Pauses(Struct, frozen=True):
+    """Every pause of a kind, that of the whole kind first."""
+
+    kind: Kind
+    pauses: tuple[HeldView, ...]
+
+
 class QueueView(Struct, frozen=True, kw_only=True):
-    """``model`` is ``any`` where none was named; ``slots`` are those that take tasks of this queue now."""
+    """``model`` is ``any`` where none was named; ``slots`` are those that take tasks of this queue now.
+
+    ``eta_s``: so long a task submitted now, of normal priority and as large as the last ones on average,
+    should take to its end; null where nobody can tell. ``eta_error``: of those before, null for none.
+    """
 
     kind: str
     model: str
@@ -74,6 +127,9 @@ class QueueView(Struct, frozen=True, kw_only=True):
     running: int
     oldest_at: str | None
     slots: int
+    eta_s: float | None
+    eta_error: EtaError | None
+    paused: PauseView | None
 
 
 class Queues(Struct, frozen=True):
@@ -83,7 +139,9 @@ class Queues(Struct, frozen=True):
     lag: int | None
 
 
-def backend(known: Backend, running: Sequence[tuple[int, Lease]]) -> BackendView:
+def backend(
+    known: Backend, running: Sequence[tuple[int, Lease]], health: Health, learned: Learned
+) -> BackendView:
     """Show a backend; ``running`` is slot and lease of each one that runs a task."""
     return BackendView(
         name=known.name,
@@ -92,9 +150,19 @@ def backend(known: Backend, running: Sequence[tuple[int, Lease]]) -> BackendView
         protocol=known.speaks,
         models=known.model_names,
         slots=known.slots,
+        keeps=known.keeps,
         weight=known.weight,
+        labels=known.labels,
         wanted=known.wanted,
         source=known.source,
+        alive_until=_time(known.alive_until),
+        condition=health.condition,
+        circuit=health.circuit,
+        reason=health.reason,
+        since=_time(health.since),
+        warm_models=learned.warm,
+        seconds_per_unit=learned.seconds,
+        load_s=learned.load_s,
         draining=known.wanted is not Wanted.ON and bool(running),
         running=tuple(
             RunningView(
@@ -102,7 +170,7 @@ def backend(known: Backend, running: Sequence[tuple[int, Lease]]) -> BackendView
                 lease.task_id,
                 lease.attempt,
                 lease.holder,
-                envelope.timestamp(lease.since) if lease.since else None,
+                _time(lease.since),
             )
             for slot, lease in running
             if lease.task_id is not None
@@ -110,19 +178,47 @@ def backend(known: Backend, running: Sequence[tuple[int, Lease]]) -> BackendView
     )
 
 
-def queues(counted: Iterable[Counted], backends: Sequence[Backend]) -> tuple[QueueView, ...]:
-    """Show every queue that has a task or a backend, by kind and model."""
-    found = {(queue.kind, queue.model): queue for queue in counted if not queue.empty}
-    served = {queue for known in backends for queue in _served(known)}
-    return tuple(_queue(found.get(queue, Counted(*queue)), backends) for queue in sorted({*found, *served}))
+def queues(
+    counted: Iterable[Counted], backends: Sequence[Backend], pauses: Mapping[str, Pause], foretell: Foretell
+) -> tuple[QueueView, ...]:
+    """Show every queue that has a task, a backend or a pause of its own, by kind and model."""
+    known = {(queue.kind, queue.model): queue for queue in counted}
+    found = {queue for queue, counts in known.items() if not counts.empty}
+    served = {queue for backend in backends for queue in _served(backend)}
+    held = {queue for queue in map(control.queue_of, pauses) if queue}
+    return tuple(
+        _queue(known.get(queue, Counted(*queue)), backends, control.paused(pauses, *queue), foretell)
+        for queue in sorted({*found, *served, *held})
+    )
+
+
+def pauses(kind: Kind, known: Mapping[str, Pause]) -> Pauses:
+    """Show the pauses of a kind."""
+    whole = control.pause_key(kind)
+    queues = {key: control.queue_of(key) for key in sorted(known) if key.startswith(whole)}
+    return Pauses(
+        kind,
+        tuple(
+            HeldView(queue[1] if queue else None, *astuple(pause(known[key])))
+            for key, queue in queues.items()
+            if key == whole or (queue and queue[0] == kind)
+        ),
+    )
+
+
+def pause(held: Pause) -> PauseView:
+    return PauseView(envelope.timestamp(held.at), held.by, held.reason)
 
 
 def _served(known: Backend) -> set[Queue]:
     return {(known.kind, model) for model in (ANY_MODEL, *known.model_slugs)}
 
 
-def _queue(counted: Counted, backends: Sequence[Backend]) -> QueueView:
+def _queue(
+    counted: Counted, backends: Sequence[Backend], held: Pause | None, foretell: Foretell
+) -> QueueView:
     queue = (counted.kind, counted.model)
+    eta_s, eta_error = foretell(queue, counted.units)
     return QueueView(
         kind=counted.kind,
         model=counted.model,
@@ -132,4 +228,11 @@ def _queue(counted: Counted, backends: Sequence[Backend]) -> QueueView:
         running=counted.running,
         oldest_at=counted.oldest_at,
         slots=sum(b.slots for b in backends if b.wanted is Wanted.ON and queue in _served(b)),
+        eta_s=eta_s,
+        eta_error=eta_error,
+        paused=pause(held) if held else None,
     )
+
+
+def _time(at: datetime | None) -> str | None:
+    return envelope.timestamp(at) if at else None

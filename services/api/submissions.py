@@ -14,7 +14,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.types import ASGIApp
 
-from schemas import intake, views
+from schemas import intake, replay, views
 from schemas.errors import Code, RejectedError, UnavailableError
 from schemas.ids import TaskId, derived_task_id, parse_task_id
 from schemas.intake import Intake
@@ -22,6 +22,7 @@ from schemas.requests import Kind
 from schemas.views import API
 from services.api import asking, openapi
 from services.api.answer import JSON, Answer, Ask, Headers, encode, headers_of
+from services.api.origins import Origins
 from services.api.problems import ClientGoneError
 from services.api.reads import Reads
 from services.api.submit import Receipt, Submitter, Wish
@@ -42,6 +43,7 @@ class SubmissionRoutes:
         submitter: Submitter,
         uploads: Uploads,
         reads: Reads,
+        origins: Origins,
         new_task_id: Callable[[], TaskId],
         *,
         trust_tenant: bool,
@@ -50,6 +52,7 @@ class SubmissionRoutes:
         self._submitter = submitter
         self._uploads = uploads
         self._reads = reads
+        self._origins = origins
         self._new_task_id = new_task_id
         self._trust_tenant = trust_tenant
         self._max_upload_mib = max_upload_mib
@@ -65,6 +68,7 @@ class SubmissionRoutes:
             )(self.speech),
             post(f"{API}/tasks", status_code=202, opt=openapi.CREATE)(self.create),
             put(f"{API}/tasks/{{task_id:str}}", status_code=202, opt=openapi.PUT)(self.put),
+            post(f"{API}/tasks/{{task_id:str}}/replay", status_code=202, opt=openapi.REPLAY)(self.replay),
         ]
 
     async def image(self, request: Ask) -> ASGIApp:
@@ -86,6 +90,14 @@ class SubmissionRoutes:
             )
         body = intake.nested(await _json(request))
         return await self._accept(request, body, task_id=checked, prefix="request.")
+
+    async def replay(self, request: Ask, task_id: FromPath[str]) -> ASGIApp:
+        """Submit a task again, changed where the body says so."""
+        checked = parse_task_id(task_id)
+        changed = replay.changes(await _json(request) if await _body(request) else {})
+        origin = await self._origins.get(checked)
+        body = replay.again(origin.made, checked, origin.submitted_at, changed)
+        return await self._accept(request, body, prefix="request.", tenant=origin.made.tenant)
 
     async def speech(self, request: Ask) -> ASGIApp:
         """Ask for a transcription."""
@@ -127,17 +139,18 @@ class SubmissionRoutes:
         task_id: TaskId | None = None,
         prefix: str = "",
         upload: ArtifactInfo | None = None,
+        tenant: str | None = None,
     ) -> ASGIApp:
         asking.parameters(request.scope["query_string"])
         headers = headers_of(request)
-        tenant = asking.tenant(headers.get(b"taskfold-tenant"), trusted=self._trust_tenant)
+        asks = asking.tenant(headers.get(b"taskfold-tenant"), trusted=self._trust_tenant)
         key = asking.idempotency_key(headers.get(_KEY))
-        derived = derived_task_id(tenant, key) if key is not None else None
+        derived = derived_task_id(asks, key) if key is not None else None
         wish = Wish(
             task_id=task_id or derived or self._new_task_id(),
             intake=body,
             fingerprint=_fingerprint(body, upload),
-            tenant=tenant,
+            tenant=tenant or asks,
             named=task_id is not None or key is not None,
             clash=Code.TASK_EXISTS if task_id else Code.IDEMPOTENCY_KEY_REUSED,
             traceparent=asking.traceparent(headers.get(b"traceparent")),
@@ -201,8 +214,13 @@ async def _json(request: Ask, *allowed: str) -> dict[str, Any]:  # Any: JSON
             member="Content-Type",
             allowed=names,
         )
+    return intake.read_json(await _body(request))
+
+
+async def _body(request: Ask) -> bytes:
+    """Give the whole body, which is read once; ClientGoneError when it stops arriving."""
     try:
-        return intake.read_json(await request.body())
+        return await request.body()
     except InternalServerException:
         raise ClientGoneError("left before its body was complete") from None
 

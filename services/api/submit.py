@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas import intake, readmodel
 from schemas.errors import (
@@ -25,9 +26,10 @@ from schemas.requests import AnySubmission, ImageRequest, Kind, Request, SpeechR
 from schemas.subjects import Address
 from schemas.task import Status
 from services.api import problems
-from services.api.admission import Admission, Place
+from services.api.admission import Admission, Counted, Place
 from services.api.known_models import KnownModels
 from services.api.lanes import Lanes
+from services.api.outlook import Foresight
 from services.api.queries import ReadModel, ReadModelAwayError
 from services.api.recent import Recent
 from services.artifacts import ArtifactInfo, ArtifactStore
@@ -73,12 +75,13 @@ class Submitter(Struct, frozen=True, kw_only=True):
     admission: Admission
     lanes: Lanes
     recent: Recent
+    foresight: Foresight
     limits: Limits
     patience_s: float
     storage_full: Callable[[], bool]
     now: Callable[[], datetime]
     new_seed: Callable[[], int]
-    last_waiting: dict[str, tuple[int, int]]
+    last_waiting: dict[str, Counted]
 
     def ready(self) -> None:
         """Refuse what could not be stored anyway, before it is read."""
@@ -96,8 +99,7 @@ class Submitter(Struct, frozen=True, kw_only=True):
         if wish.named and (receipt := self._projected(wish)):
             return receipt
         try:
-            await self._check(wish)
-            submission = self._submission(wish)
+            submission = self._submission(wish, await self._check(wish))
             self.ready()
             place = self._place(submission)
         except (RejectedError, UnavailableError):
@@ -147,22 +149,28 @@ class Submitter(Struct, frozen=True, kw_only=True):
             return None
         return _existing(wish, found)
 
-    async def _check(self, wish: Wish) -> None:
-        """Check what only a look at the world can tell: the model, and the recording that is named."""
-        request = wish.intake.request
+    async def _check(self, wish: Wish) -> int:
+        """Check what only a look at the world can tell, and give the size of the recording, in bytes."""
+        request, common, _ = wish.intake
         kind = _kind(request)
         await self.models.check(request, kind, f"{wish.prefix}model")
-        if isinstance(request, SpeechRequest) and wish.upload is None:
-            artifact_id = parse_artifact_id(request.artifact)
-            info = await self.store.info(artifact_id) if artifact_id else None
-            if info is None or not info.media_type.startswith("audio/"):
-                raise RejectedError(
-                    Code.UNKNOWN_ARTIFACT,
-                    f"there is no recording {request.artifact}",
-                    member=f"{wish.prefix}artifact",
-                )
+        if common.backend is not None:
+            await self.models.check_backend(common.backend, kind)
+        if not isinstance(request, SpeechRequest):
+            return 0
+        if wish.upload is not None:
+            return wish.upload.size
+        return await self._recorded(request.artifact, f"{wish.prefix}artifact")
 
-    def _submission(self, wish: Wish) -> AnySubmission:
+    async def _recorded(self, name: str, member: str) -> int:
+        """Give the size of the recording of that name, in bytes."""
+        artifact_id = parse_artifact_id(name)
+        info = await self.store.info(artifact_id) if artifact_id else None
+        if info is None or not info.media_type.startswith("audio/"):
+            raise RejectedError(Code.UNKNOWN_ARTIFACT, f"there is no recording {name}", member=member)
+        return info.size
+
+    def _submission(self, wish: Wish, audio_bytes: int) -> AnySubmission:
         return intake.submission(
             wish.intake,
             now=self.now(),
@@ -170,22 +178,30 @@ class Submitter(Struct, frozen=True, kw_only=True):
             limits=self.limits,
             tenant=wish.tenant,
             fingerprint=wish.fingerprint,
+            audio_bytes=audio_bytes,
         )
 
     def _place(self, submission: AnySubmission) -> Place:
         """Reserve room; while the read model is away, by what it said last and what came since."""
-        kind = submission.kind
+        kind, tenant = submission.kind, submission.tenant
         lanes = self.lanes.of(submission)
         try:
-            counted = self.model.row(readmodel.ADMISSION, kind, lanes[0].name, lanes[1].name)
+            row = self.model.row(readmodel.ADMISSION, kind, tenant, lanes[0].name, lanes[1].name)
         except ReadModelAwayError:
-            counted = None
-        checkpoint, waiting, *depths = counted or (*self.last_waiting.get(kind, (0, 0)), 0, 0)
-        self.last_waiting[kind] = (checkpoint, waiting)
-        lane = self.admission.shorter(lanes, depths)
-        place = self.admission.reserve(lane, checkpoint, waiting)
-        if place is None:
-            raise RejectedError(Code.QUEUE_FULL, f"the queue for {kind} is full; nothing was stored")
+            row = None
+        if row is None:  # how many of which tenant waited is not kept, since there is no bound on tenants
+            counted, depths = replace(self.last_waiting.get(kind, Counted()), of_tenant=0), (0, 0)
+        else:
+            counted, depths = Counted(*row[:3]), row[3:]
+        self.last_waiting[kind] = counted
+        place = self.admission.reserve(self.admission.shorter(lanes, depths), tenant, counted)
+        if isinstance(place, Code):
+            whose = f"of the tenant {tenant}, " if place is Code.TENANT_QUEUE_FULL else ""
+            raise RejectedError(
+                place,
+                f"the queue for {kind} {whose}is full; nothing was stored",
+                retry_after_s=self.foresight.retry_after_s(kind, tenant if whose else None),
+            )
         return place
 
     async def _store(self, wish: Wish, submission: AnySubmission, place: Place) -> int:

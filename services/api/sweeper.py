@@ -1,10 +1,10 @@
-"""Ending what is overdue, by the one api that holds the role.
+"""Ending what is overdue, tasks and announcements, by the one api that holds the role.
 
 The one rule: the role saves work and proves nothing; each end is decided on a lookup and guarded.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final
 
@@ -18,6 +18,7 @@ from schemas.lease import Lease
 from schemas.subjects import SWEEPER
 from services.api.cancelling import purge
 from services.api.queries import ReadModel, ReadModelAwayError, address_of
+from services.api.silence import Silence
 from services.bus.connection import ApiError
 from services.bus.tasklog import LostRaceError, TaskLog
 from services.leases import Held, Leases
@@ -34,12 +35,14 @@ class Sweeper:
         leases: Leases,
         tasklog: TaskLog,
         model: ReadModel,
+        silence: Silence,
         now: Callable[[], datetime],
         interval_s: float,
     ) -> None:
         self._leases = leases
         self._tasklog = tasklog
         self._model = model
+        self._silence = silence
         self._now = now
         self._interval_s = interval_s
         self._held: Held | None = None
@@ -49,7 +52,8 @@ class Sweeper:
         while True:
             await asyncio.sleep(self._interval_s)
             if await self._is_ours():
-                await self._sweep()
+                await _unhindered(self._sweep)
+                await _unhindered(self._silence.end)
 
     async def resign(self) -> None:
         """Let another take over at once."""
@@ -74,12 +78,9 @@ class Sweeper:
         return self._held is not None
 
     async def _sweep(self) -> None:
-        try:
-            overdue = self._model.rows(readmodel.OVERDUE, envelope.timestamp(self._now()), _AT_ONCE)
-            for task_id, address in overdue:
-                await self._expire(task_id, address)
-        except (ReadModelAwayError, UnavailableError, ApiError) as error:
-            log.warning("sweeper.hindered", error=str(error))
+        overdue = self._model.rows(readmodel.OVERDUE, envelope.timestamp(self._now()), _AT_ONCE)
+        for task_id, address in overdue:
+            await self._expire(task_id, address)
 
     async def _expire(self, task_id: TaskId, stored_address: str) -> None:
         address = address_of(stored_address)
@@ -94,3 +95,11 @@ class Sweeper:
         except LostRaceError:
             return  # what came first decides; the next look sees it
         log.info("task.expired", task_id=task_id)
+
+
+async def _unhindered(job: Callable[[], Awaitable[None]]) -> None:
+    """Do it if that is possible now; the next look tries again."""
+    try:
+        await job()
+    except (ReadModelAwayError, UnavailableError, ApiError) as error:
+        log.warning("sweeper.hindered", error=str(error))

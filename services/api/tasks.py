@@ -5,7 +5,7 @@ The one rule: the document of a task is the same bytes wherever it is shown.
 
 import base64
 import binascii
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from litestar import delete, post, route
@@ -14,10 +14,10 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp
 from msgspec import Meta, Struct
 
-from schemas import intake, readmodel, views
+from schemas import filters, intake, readmodel, views
+from schemas.checking import check
 from schemas.errors import Code, RejectedError
 from schemas.ids import TaskId, parse_task_id
-from schemas.requests import Kind
 from schemas.task import Status
 from schemas.views import API
 from services.api import asking, openapi
@@ -31,7 +31,6 @@ MOST: Final = 200
 BY_CLIENT: Final = "client"
 _RETRY_AFTER: Final = (b"retry-after", b"1")
 _NEWEST: Final = 2**63 - 1
-_STATUSES: Final = tuple(status.value for status in Status if status is not Status.ABSENT)
 
 
 class CancelBody(Struct, frozen=True):
@@ -75,13 +74,11 @@ class TaskRoutes:
         if b"task_id" in raw:
             query = asking.parameters(raw, "task_id", "wait")
             return await self._show(request, parse_task_id(query.get("task_id", "")), query.get("wait"))
-        query = asking.parameters(raw, "task_id", "kind", "status", "limit", "cursor")
-        kind, status = _choice(query.get("kind"), "kind", tuple(Kind)), _status(query.get("status"))
+        query = asking.parameters(raw, "task_id", "limit", "cursor", *filters.MEMBERS)
         limit = asking.whole_number(query.get("limit", str(DEFAULT_LIMIT)), "limit", 1, MOST)
-        wheres = [value for value in (kind, status) if value]
-        sql = readmodel.list_tasks(kind=kind is not None, status=status is not None)
-        rows = await self._model.page(sql, [*wheres, _before(query.get("cursor")), limit + 1])
-        documents = b",".join(views.spliced(document, progress) for _, document, progress in rows[:limit])
+        page = readmodel.list_tasks(filters.parse(query), _before(query.get("cursor")), limit + 1)
+        rows = await self._model.page(page.text, page.parameters)
+        documents = b",".join(await self._reads.listed(rows[:limit]))
         following = _cursor(rows[limit - 1][0]) if len(rows) > limit else None
         body = b'{"tasks":[%b],"next":%b}' % (documents, encode(following))
         return Answer(200, [JSON, NO_CACHE], body)
@@ -93,7 +90,7 @@ class TaskRoutes:
             return answer_with(await self._reads.get(task_id), known)
 
         def enough(shown: Shown) -> bool:
-            return shown.final if known is None else not asking.matches(known, shown.etag)
+            return shown.final if known is None else shown.news(known)
 
         return answer_with(await self._reads.until(task_id, enough, wait_s), known)
 
@@ -115,7 +112,7 @@ class TaskRoutes:
         asking.parameters(request.scope["query_string"])
         checked = parse_task_id(task_id)
         content = await request.body()
-        body = intake.check(CancelBody, intake.read_json(content)) if content else CancelBody()
+        body = check(CancelBody, intake.read_json(content)) if content else CancelBody()
         outcome = await self._canceller.cancel(checked, BY_CLIENT, body.reason)
         return Answer(200, [JSON], encode(views.Cancelled(checked, outcome)))
 
@@ -140,18 +137,6 @@ def _result_url(shown: Shown) -> str:
     if outcome.result_url is None:
         raise RejectedError(Code.EXPIRED_ARTIFACT, "the result has been removed")
     return outcome.result_url
-
-
-def _status(text: str | None) -> str | None:
-    return _choice(text.upper() if text is not None else None, "status", _STATUSES)
-
-
-def _choice(text: str | None, member: str, allowed: tuple[Any, ...]) -> str | None:  # Any: kinds of str
-    if text is not None and text not in allowed:
-        raise RejectedError(
-            Code.OUT_OF_RANGE, f"{member} is one of {', '.join(allowed)}", member=member, allowed=allowed
-        )
-    return text
 
 
 def _cursor(number: int) -> str:

@@ -1,6 +1,6 @@
 """Key-value buckets: read, compare and set, watch.
 
-The one rule: every write names the revision it replaces.
+The one rule: a write names the revision it replaces, but for ``put``, where the last writer wins.
 """
 
 from collections.abc import AsyncIterator
@@ -47,13 +47,24 @@ class Bucket:
 
     async def replace(self, key: str, value: bytes, revision: int) -> int | None:
         """Write if the key is still at ``revision`` (0: not there yet); None if it is not."""
-        headers = {EXPECTED_SEQUENCE: str(revision)}
+        return await self._write(key, value, revision, {})
+
+    async def delete(self, key: str, revision: int) -> int | None:
+        """Leave a marker that there is no such key any more, if it is still at ``revision``."""
+        return await self._write(key, b"", revision, {_OPERATION: "DEL"})
+
+    async def _write(self, key: str, value: bytes, revision: int, headers: dict[str, str]) -> int | None:
+        guarded = {EXPECTED_SEQUENCE: str(revision), **headers}
         try:
-            return await self._bus.publish(f"{self._prefix}{key}", value, headers)
+            return await self._bus.publish(f"{self._prefix}{key}", value, guarded)
         except ApiError as error:
             if error.code != WRONG_LAST_SEQUENCE:
                 raise
             return None
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Write whatever stands there: for what may be lost without harm."""
+        await self._bus.publish(f"{self._prefix}{key}", value, {})
 
     def watch(self, name: str) -> "Watch":
         """Follow every key: what is there now, then each change; ``name`` must be this process's own."""

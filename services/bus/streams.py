@@ -85,10 +85,14 @@ async def ensure_lane(bus: Bus, lane: Lane) -> None:
 
 
 class Depth(Struct, frozen=True):
-    """``waiting``: tickets nobody has pulled. ``given``: pulled and not acked, redeliverable or not."""
+    """``waiting``: tickets nobody has pulled. ``given``: pulled and not acked, redeliverable or not.
+
+    ``delivered`` counts every delivery so far.
+    """
 
     waiting: int
     given: int
+    delivered: int = 0
 
 
 async def lane_depths(bus: Bus) -> dict[Lane, Depth]:
@@ -101,7 +105,9 @@ async def lane_depths(bus: Bus) -> dict[Lane, Depth]:
         for info in consumers:
             lane = lane_of_filter(info["config"].get("filter_subject", ""))
             if lane is not None:
-                depths[lane] = Depth(info["num_pending"], info["num_ack_pending"])
+                depths[lane] = Depth(
+                    info["num_pending"], info["num_ack_pending"], info["delivered"]["consumer_seq"]
+                )
         total = page["total"]
         offset += len(consumers) or total
     return depths

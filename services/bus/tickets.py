@@ -13,7 +13,8 @@ from nats.aio.msg import Msg
 
 from schemas.envelope import SCHEDULER
 from schemas.errors import DisconnectedError
-from schemas.events import Recorded
+from schemas.events import Recorded, TaskSubmitted
+from schemas.requests import AnySubmission
 from schemas.subjects import NANOSECOND, TASKS, Address, Lane, parse_subject
 from services.bus.connection import NO_RESPONDERS, Bus, status
 from services.bus.stored import Stored, from_consumer, recorded
@@ -38,6 +39,12 @@ class Ticket:
         return recorded(self._stored)[1]
 
     @property
+    def submission(self) -> AnySubmission | None:
+        """The task as it was submitted; None where that cannot be read."""
+        event = self.recorded.event
+        return event.submission if isinstance(event, TaskSubmitted) else None
+
+    @property
     def headers(self) -> Mapping[str, str]:
         return self._stored.headers
 
@@ -50,6 +57,10 @@ class Ticket:
         """End the ticket. May be lost; then it is delivered again and acked again."""
         self.out_of_hand = True
         await self._answer(b"+ACK")
+
+    def leave(self) -> None:
+        """Take the hands off without a word: it is delivered again once its ack_wait is over."""
+        self.out_of_hand = True
 
     async def keep(self) -> None:
         """Tell the server that the work goes on."""
@@ -67,6 +78,28 @@ class Ticket:
             await self._bus.send(self._stored.reply, body)
         except DisconnectedError:
             return  # not kept, not acked: it is delivered again, and looked up
+
+
+class Away:
+    """The ticket of a task that is gone on with while the server has it; it comes back by itself."""
+
+    out_of_hand = True
+    fresh = False
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+
+    async def ack(self) -> None:
+        """Leave it: who gets it finds the task over."""
+
+    async def keep(self) -> None:
+        """Leave it: who gets it finds the task in good hands."""
+
+    async def give_back(self, delay: timedelta = timedelta(0)) -> None:
+        """Leave it: it comes when its own delay is over."""
+
+    def leave(self) -> None:
+        """Leave it."""
 
 
 class Puller:

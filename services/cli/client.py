@@ -60,12 +60,21 @@ class Api:
 
     async def post(self, path: str, body: Json, headers: Fields | None = None) -> bytes:
         """Send JSON; not sent again by itself, since that could be twice."""
+        return await self._send("POST", path, body, headers)
+
+    async def patch(self, path: str, body: Json) -> bytes:
+        return await self._send("PATCH", path, body)
+
+    async def delete(self, path: str) -> bytes:
+        return await self._call("DELETE", path)
+
+    async def _send(self, method: str, path: str, body: Json, headers: Fields | None = None) -> bytes:
         kind = {"content-type": JSON, **(headers or {})}
         try:
             content = msgspec.json.encode(body)
         except UnicodeEncodeError:
             raise EndError(Exit.USAGE, "the request is not UTF-8 text") from None
-        return await self._call("POST", path, data=content, headers=kind)
+        return await self._call(method, path, data=content, headers=kind)
 
     async def upload(self, path: str, form: Upload, headers: Fields) -> bytes:
         data = aiohttp.FormData()

@@ -71,15 +71,6 @@ def tasks(url: str, *, follow: bool, as_json: bool, **query: str | int | None) -
 
 @click.command()
 @addressed
-def backends(url: str, *, as_json: bool) -> None:
-    """List the GPUs and how busy they are."""
-    from services.cli import lists  # noqa: PLC0415 - see the rule
-
-    run(lists.backends(url, as_json=as_json))
-
-
-@click.command()
-@addressed
 def queues(url: str, *, as_json: bool) -> None:
     """List the queues and what waits in them."""
     from services.cli import lists  # noqa: PLC0415 - see the rule

@@ -29,11 +29,12 @@ _SHOWN: Final = 8
 
 
 class EndError(TaskfoldError):
-    """The command cannot go on; the text is one line."""
+    """The command cannot go on; the text is one line. ``code`` is the api's, where it refused."""
 
-    def __init__(self, exit_code: Exit, line: str) -> None:
+    def __init__(self, exit_code: Exit, line: str, code: str = "") -> None:
         super().__init__(line)
         self.exit_code = exit_code
+        self.code = code
 
 
 class AwayError(EndError):
@@ -70,7 +71,7 @@ def refusal(status: int, body: bytes, url: str) -> EndError:
         line = f"{url} answered {status}, and not as a taskfold api does; check --url or TASKFOLD_URL"
         return AwayError(line) if status in _GATEWAY else EndError(Exit.REFUSED, line)
     line = _line(problem)
-    return AwayError(line) if problem.code in _AWAY else EndError(Exit.REFUSED, line)
+    return AwayError(line) if problem.code in _AWAY else EndError(Exit.REFUSED, line, problem.code)
 
 
 def _line(problem: _Problem) -> str:

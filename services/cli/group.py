@@ -21,7 +21,9 @@ _USERS: Final = {
     "cancel": "services.cli.commands",
     "tasks": "services.cli.commands",
     "queues": "services.cli.commands",
-    "backends": "services.cli.commands",
+    "pause": "services.cli.fleet",
+    "resume": "services.cli.fleet",
+    "backends": "services.cli.fleet",
     "top": "services.cli.commands",
 }
 _HERE: Final = ("doctor", "config", "completion")

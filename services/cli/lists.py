@@ -129,7 +129,7 @@ async def backends(url: str, *, as_json: bool) -> None:
         click.echo(content)
     else:
         rows = [show.backend_row(backend) for backend in api.decoded(content)["backends"]]
-        tables.printed(show.BACKENDS, rows, "no backends; set IMAGE_GEN_URL_1 or WHISPER_URL")
+        tables.printed(show.BACKENDS, rows, "no backends; set IMAGE_GEN_URL_1 or WHISPER_URL, or add one")
 
 
 async def queues(url: str, *, as_json: bool) -> None:

@@ -30,8 +30,14 @@ _PLAIN: Final = ("attempt", "backend", "reason", "by", "deadline", "retry_at", "
 _PROMPT: Final = 48
 
 TASKS: Final[Row] = ("ID", "KIND", "STATUS", "WHEN", "%", "WHAT")
-BACKENDS: Final[Row] = ("NAME", "KIND", "STATE", "PROTOCOL", "BUSY", "MODELS", "URL")
-QUEUES: Final[Row] = ("KIND", "MODEL", "WAITING", "SCHEDULED", "RETRYING", "RUNNING", "SLOTS", "OLDEST")
+BACKENDS: Final[Row] = (
+    *("NAME", "KIND", "STATE", "CONDITION", "CIRCUIT", "BUSY", "MODELS"),
+    *("PROTOCOL", "URL", "REASON"),
+)
+GPUS: Final[Row] = ("NAME", "KIND", "STATE", "CONDITION", "CIRCUIT", "BUSY", "MODELS", "REASON")
+QUEUES: Final[Row] = (
+    *("KIND", "MODEL", "WAITING", "SCHEDULED", "RETRYING", "RUNNING", "SLOTS", "OLDEST", "PAUSED"),
+)
 HISTORY: Final[Row] = ("SEQUENCE", "AFTER", "EVENT", "WHAT")
 
 
@@ -151,15 +157,35 @@ def history_rows(events: Sequence[Json]) -> list[Row]:
 
 
 def backend_row(backend: Json) -> Row:
+    *first, reason = gpu_row(backend)
+    return (*first, backend["protocol"] or "unknown", clean(backend["url"]), reason)
+
+
+def gpu_row(backend: Json) -> Row:
+    """Give what matters of a backend while one looks on."""
     return (
         clean(backend["name"]),
         backend["kind"],
         backend["wanted"],
-        backend["protocol"] or "unknown",
+        backend["condition"],
+        backend["circuit"],
         f"{len(backend['running'])}/{backend['slots']}",
         clean(", ".join(backend["models"]) or "any"),
-        clean(backend["url"]),
+        clean(backend["reason"] or ""),
     )
+
+
+def backend_line(backend: Json) -> str:
+    """Say in one line how a backend is."""
+    running = len(backend["running"])
+    busy = f" and runs {running} task{'s'[: running != 1]}" if running else ""
+    return clean(f"{backend['name']} is {backend['wanted']}{busy}")
+
+
+def pause_line(kind: str, held: Json) -> str:
+    queue = kind if held["model"] is None else f"{kind} {held['model']}"
+    reason = f": {held['reason']}" if held["reason"] else ""
+    return clean(f"{queue} is paused since {held['at']}{reason}")
 
 
 def queue_row(queue: Json, now: datetime | None = None) -> Row:
@@ -169,7 +195,12 @@ def queue_row(queue: Json, now: datetime | None = None) -> Row:
         clean(queue["model"]),
         *(str(queue[name]) for name in counts),
         moment(queue["oldest_at"], now),
+        _paused(queue["paused"], now),
     )
+
+
+def _paused(held: Json | None, now: datetime | None) -> str:
+    return clean(f"{moment(held['at'], now)} {held['reason'] or ''}".rstrip()) if held else ""
 
 
 def aligned(head: Row, rows: Iterable[Row]) -> list[str]:

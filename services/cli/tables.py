@@ -26,6 +26,14 @@ _STYLES: Final = {
     "off": "dim",
     "gone": "dim",
     "draining": "yellow",
+    "loading": "yellow",
+    "overloaded": "yellow",
+    "half_open": "yellow",
+    "down": "red",
+    "failing": "red",
+    "stuck": "red",
+    "misconfigured": "red",
+    "open": "red",
 }
 
 

@@ -79,7 +79,7 @@ def screen(seen: Seen, url: str, note: str = "") -> RenderableType:
         Text(note, style="red"),
         tables.table(show.QUEUES, [show.queue_row(queue, clock.now()) for queue in seen.queues]),
         Text(),
-        tables.table(show.BACKENDS, [show.backend_row(backend) for backend in seen.backends]),
+        tables.table(show.GPUS, [show.gpu_row(backend) for backend in seen.backends]),
         Text(),
         _attempts(seen),
     )
@@ -120,7 +120,7 @@ def plain(seen: Seen) -> list[str]:
     return [
         *show.aligned(show.QUEUES, [show.queue_row(queue) for queue in seen.queues]),
         "",
-        *show.aligned(show.BACKENDS, [show.backend_row(backend) for backend in seen.backends]),
+        *show.aligned(show.GPUS, [show.gpu_row(backend) for backend in seen.backends]),
         "",
         *show.aligned(_HEAD, rows),
     ]

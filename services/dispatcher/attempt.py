@@ -17,10 +17,15 @@ from services.dispatcher.backends.base import Attached, Call, Failed, Finished, 
 class Reason(StrEnum):
     """Why a call was interrupted."""
 
-    OVER = "over"  # the task has ended or is in other hands
+    OVER = "over"  # the task has ended, or a later attempt has begun
+    TAKEN = "taken"  # another dispatcher has gone on with this attempt
     TIMEOUT = "timeout"
     EXPIRED = "expired"
     SHUTDOWN = "shutdown"
+    LEFT = "left"  # for another dispatcher to go on with
+
+
+_RUNS_ON = frozenset({Reason.TAKEN, Reason.LEFT})
 
 
 class Interrupted(Struct, frozen=True):
@@ -28,13 +33,25 @@ class Interrupted(Struct, frozen=True):
 
 
 class Attending:
-    """Reads a call's reports. Anybody may ``interrupt`` it at any time; the first reason counts."""
+    """Reads a call's reports. Anybody may ``interrupt`` it at any time; the first reason counts.
 
-    def __init__(self, call: Call) -> None:
+    ``attached``: the backend knows the attempt by an id, and so does the log.
+    """
+
+    def __init__(self, call: Call, *, attached: bool = False) -> None:
         self._call = call
+        self.attached = attached
         self._reports: AsyncIterator[Report] = call.reports()
         self._next: asyncio.Task[Report] | None = None
         self._interrupt: asyncio.Future[Reason] = asyncio.get_running_loop().create_future()
+
+    @property
+    def interrupted(self) -> bool:
+        return self._interrupt.done()
+
+    def shut_down(self) -> None:
+        """Interrupt it because this dispatcher stops."""
+        self.interrupt(Reason.LEFT if self.attached else Reason.SHUTDOWN)
 
     def interrupt(self, reason: Reason) -> None:
         if not self._interrupt.done():
@@ -43,7 +60,10 @@ class Attending:
     async def outcome(
         self, on_report: Callable[[Attached | Progressed], Awaitable[None]]
     ) -> Finished | Failed | Interrupted:
-        """Read until the call has ended or is interrupted; then it has been asked to stop."""
+        """Read until the call has ended or is interrupted; then it has been asked to stop.
+
+        But for one that runs on in other hands.
+        """
         while True:
             if self._next is None:
                 self._next = asyncio.ensure_future(self._read())
@@ -55,9 +75,12 @@ class Attending:
                     await self._close()
                     return report
                 await on_report(report)
+                self.attached |= isinstance(report, Attached)
             elif self._interrupt.done():
-                await self._call.stop()
-                return Interrupted(self._interrupt.result())
+                reason = self._interrupt.result()
+                if reason not in _RUNS_ON:
+                    await self._call.stop()
+                return Interrupted(reason)
 
     async def drained(self) -> None:
         """Wait until an interrupted call has ended."""

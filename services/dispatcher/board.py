@@ -4,66 +4,110 @@ The one rule: what it says is a hint. A pull finds out, and one that comes back 
 """
 
 from collections.abc import Mapping
+from typing import Final
 
 from schemas.subjects import Lane
 from services.bus.streams import Depth
-from services.dispatcher.policies.balancing import WaitingLane
+from services.scheduling.situation import Line
+
+_WEIGHT_OF_NEW: Final = 0.2
+_FIRST_PAUSE_S: Final = 0.25
+_LONGEST_PAUSE_S: Final = 2.0
 
 
 class _Knowledge:
-    """``check``: some tickets of the lane may wait for redelivery."""
+    """``check``: some tickets of the lane may wait for redelivery. Moments are seconds on one's own clock.
 
-    __slots__ = ("check", "pulling", "turn", "waiting")
+    ``since``: when its head began to wait, at the latest. ``rests_until``: what it gives is not to run now.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("check", "delivered", "pause_s", "pulling", "rests_until", "since", "units", "waiting")
+
+    def __init__(self, now: float) -> None:
         self.waiting = 0
         self.pulling = 0
         self.check = False
-        self.turn = 0
+        self.delivered = 0
+        self.units: float | None = None
+        self.since = now
+        self.rests_until = 0.0
+        self.pause_s = 0.0
 
 
 class Board:
     def __init__(self) -> None:
         self._lanes: dict[Lane, _Knowledge] = {}
-        self._turns = 0
+        self._usual: dict[str, float] = {}
 
-    def hint(self, lane: Lane) -> None:
+    def hint(self, lane: Lane, now: float) -> None:
         """Take in that a ticket was stored there."""
-        self._of(lane).waiting += 1
+        known = self._of(lane, now)
+        if not known.waiting:
+            known.since = now
+        known.waiting += 1
 
-    def refresh(self, depths: Mapping[Lane, Depth], ours: Mapping[Lane, int]) -> None:
+    def refresh(self, depths: Mapping[Lane, Depth], ours: Mapping[Lane, int], now: float) -> None:
         """Take in what the server says, and how many tickets are in our hands.
 
         Tickets that were given out, and are not in our hands, may have come back.
         """
         for lane, depth in depths.items():
-            known = self._of(lane)
-            known.waiting = depth.waiting
+            known = self._of(lane, now)
+            if not known.waiting or depth.delivered > known.delivered:
+                known.since = now
+            known.waiting, known.delivered = depth.waiting, depth.delivered
             known.check = depth.given > ours.get(lane, 0) + known.pulling
 
-    def candidates(self) -> list[WaitingLane]:
+    def lines(self, now: float) -> list[Line]:
         """Give the lanes that are worth a pull."""
         return [
-            WaitingLane(lane, known.turn)
+            Line(
+                lane=lane,
+                waiting=max(1, known.waiting - known.pulling),
+                units=known.units or self._usual.get(lane.kind, 1.0),
+                waited_s=now - known.since,
+            )
             for lane, known in self._lanes.items()
-            if known.waiting > known.pulling or known.check
+            if (known.waiting > known.pulling or known.check) and known.rests_until <= now
         ]
 
-    def take(self, lane: Lane) -> bool:
+    def take(self, lane: Lane, now: float) -> bool:
         """Note that a pull begins; True when a ticket is expected, so that waiting for it is worth it."""
-        known = self._of(lane)
+        known = self._of(lane, now)
         expected = known.waiting > known.pulling
         known.check = False
         known.pulling += 1
-        self._turns += 1
-        known.turn = self._turns
+        known.since = now
         return expected
 
-    def pulled(self, lane: Lane, *, found: bool) -> None:
+    def pulled(self, lane: Lane, now: float, *, found: bool) -> None:
         """Note how a pull ended."""
-        known = self._of(lane)
+        known = self._of(lane, now)
         known.pulling -= 1
         known.waiting = max(0, known.waiting - 1) if found else 0
 
-    def _of(self, lane: Lane) -> _Knowledge:
-        return self._lanes.setdefault(lane, _Knowledge())
+    def measured(self, lane: Lane, units: float, now: float) -> None:
+        """Take in how much work a ticket of the lane is."""
+        known = self._of(lane, now)
+        known.units = _moved(known.units, units)
+        self._usual[lane.kind] = _moved(self._usual.get(lane.kind), units)
+
+    def rest(self, lane: Lane, now: float) -> None:
+        """Leave a lane alone for a while, since its tickets may not run; longer each time in a row."""
+        known = self._of(lane, now)
+        known.pause_s = min(_LONGEST_PAUSE_S, known.pause_s * 2 or _FIRST_PAUSE_S)
+        known.rests_until = now + known.pause_s
+
+    def ran(self, lane: Lane, now: float) -> None:
+        """Note that a ticket of the lane was run."""
+        self._of(lane, now).pause_s = 0.0
+
+    def _of(self, lane: Lane, now: float) -> _Knowledge:
+        known = self._lanes.get(lane)
+        if known is None:
+            known = self._lanes[lane] = _Knowledge(now)
+        return known
+
+
+def _moved(old: float | None, seen: float) -> float:
+    return seen if old is None else old + _WEIGHT_OF_NEW * (seen - old)

@@ -18,6 +18,7 @@ from schemas.events import (
     TaskFailed,
     TaskRequeued,
 )
+from schemas.lease import Lease
 from schemas.task import Status, Task, closed
 from services.dispatcher.policies.retry import RetryPolicy, handback_delay, retry_delay
 
@@ -68,7 +69,10 @@ FailureStep = End | Again
 
 
 def with_ticket(task: Task, *, now: datetime, alive: bool) -> TicketStep:
-    """Decide on a pulled ticket. ``alive``: the attempt that runs is in the hands of one that lives."""
+    """Decide on a pulled ticket.
+
+    ``alive``: the attempt that runs is in the hands of one that lives, or about to be gone on with.
+    """
     if task.final:
         return Ack()
     if task.status is Status.ABSENT or task.submission is None:
@@ -150,6 +154,16 @@ def prefers_elsewhere(task: Task, backend: str, *, others: bool, now: datetime) 
         return False
     due_at = task.retry_at or last.finished_at or now
     return now < due_at + ELSEWHERE_PATIENCE
+
+
+def can_go_on(task: Task, lease: Lease, backend: str) -> bool:
+    """Say whether the attempt that a stale lease is for still runs, as far as its task knows."""
+    if task.status is not Status.RUNNING or lease.remote_id is None or not task.attempts:
+        return False
+    last = task.attempts[-1]
+    # Between the lease and the log a dispatcher may have died, so that only the lease knows the id.
+    same_id = task.remote_id is None or task.remote_id == lease.remote_id
+    return (last.attempt, last.backend) == (lease.attempt, backend) and same_id
 
 
 def _max_attempts(task: Task) -> int:

@@ -4,7 +4,6 @@ The one rule: the GPU is called only after TaskStarted is stored, and only under
 """
 
 import asyncio
-import contextlib
 from datetime import timedelta
 from typing import Final
 
@@ -13,28 +12,30 @@ from msgspec.structs import replace
 
 from schemas.commands import expired
 from schemas.errors import UnavailableError
-from schemas.events import ErrorClass, TaskAttached, TaskDone, TaskError, TaskFailed, TaskStarted
-from schemas.ids import TaskId
+from schemas.events import TaskAttached, TaskError, TaskFailed, TaskStarted
+from schemas.ids import ANY_MODEL, TaskId
 from schemas.lease import Lease
 from schemas.requests import AnySubmission
 from schemas.subjects import ACK_WAIT_S
-from schemas.task import Task
+from schemas.task import Status, Task
+from schemas.work import units
 from services import clock
 from services.artifacts import ArtifactStore
 from services.bus.connection import Bus
 from services.dispatcher import results
 from services.dispatcher.attempt import Attending, Interrupted, Reason
-from services.dispatcher.backends.base import Attached, Failed, Finished, Job, Progressed
-from services.dispatcher.decider import End, FailureStep, after_failure, handed_back
-from services.dispatcher.fleet import Speeds, units_of_work
-from services.dispatcher.instances import Instance
-from services.dispatcher.policies.health import Condition
-from services.dispatcher.policies.retry import RetryPolicy
+from services.dispatcher.backends.base import Attached, Failed, Job, Progressed
+from services.dispatcher.decider import End, handed_back
+from services.dispatcher.draining import drain_lost, minded
+from services.dispatcher.fleet import Fleet
+from services.dispatcher.instances import Registry
 from services.dispatcher.progress import Reporter
+from services.dispatcher.recording import Prepared, Recorder
 from services.dispatcher.results import MissingInputError
 from services.dispatcher.work import Work, persistently
-from services.leases import Held
+from services.leases import Held, Leases
 from services.process import background
+from services.scheduling.estimates import is_cold, runs_as
 from services.settings import Settings
 
 log = structlog.get_logger()
@@ -42,82 +43,132 @@ log = structlog.get_logger()
 TICK_S: Final = 0.5
 KEEP_S: Final = ACK_WAIT_S / 3
 CONNECTION_LOST: Final = "connection_lost"
-TIMEOUT: Final = TaskError(
-    code="timeout", message="the attempt took longer than its run timeout", error_class=ErrorClass.TRANSIENT
-)
-INTERNAL: Final = TaskError(
-    code="internal", message="the dispatcher failed; its log says how", error_class=ErrorClass.TRANSIENT
-)
-_CONDITIONS: Final = {
-    ErrorClass.BACKEND_DOWN: Condition.DOWN,
-    ErrorClass.OVERLOADED: Condition.OVERLOADED,
-    ErrorClass.MISCONFIGURED: Condition.MISCONFIGURED,
-}
+_AT_ONCE: Final = frozenset({Reason.SHUTDOWN, Reason.LEFT, Reason.TAKEN})
+CAPPED_PAUSE: Final = timedelta(seconds=2)
+"""How long the task of a tenant at its cap waits until it is looked at again."""
 
 
 class Execution:
     """Runs attempts; ``running`` are those under way, by task."""
 
-    def __init__(self, bus: Bus, artifacts: ArtifactStore, settings: Settings, dispatcher: str) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        artifacts: ArtifactStore,
+        leases: Leases,
+        registry: Registry,
+        fleet: Fleet,
+        recorder: Recorder,
+        settings: Settings,
+    ) -> None:
         self._bus = bus
         self._artifacts = artifacts
+        self._leases = leases
+        self._registry = registry
+        self._fleet = fleet
         self._settings = settings
-        self._dispatcher = dispatcher
-        self._retry = RetryPolicy(
-            base=timedelta(seconds=settings.retry_base_s), cap=timedelta(seconds=settings.retry_cap_s)
-        )
-        self.speeds = Speeds()
+        self._dispatcher = fleet.name
+        self._recorder = recorder
         self.running: dict[TaskId, Attending] = {}
 
-    async def run(self, work: Work, number: int) -> None:
-        """Make attempt ``number``; returns when the slot is free again."""
+    async def run(self, work: Work, number: int) -> bool:
+        """Make attempt ``number``; returns when the slot is free again.
+
+        False: the task's tenant has as many running as it may, and its ticket was given back.
+        """
         submission = work.task.submission
         held = work.slot.holds()
-        adapter = work.instance.adapter
-        if submission is None or held is None or adapter is None:
+        if submission is None or held is None or work.instance.adapter is None:
             await work.ticket.give_back()
-            return
+            return True
         try:
-            job = await self._job(work, submission, number)
+            attempt = await self._prepared(work, submission, number)
         except MissingInputError as error:
             gone = TaskError(code="input_gone", message=str(error))
             await work.settle(End(TaskFailed(error=gone, attempts=work.task.attempts)))
-            return
-        lease = self._lease(held, submission, job)
+            return True
+        lease = self._lease(held, submission, attempt.job)
+        if not await self._admitted(held, lease):
+            await work.ticket.give_back(CAPPED_PAUSE)
+            return False
         started = TaskStarted(
-            attempt=number, backend=work.instance.backend.name, dispatcher=self._dispatcher
+            attempt=number,
+            backend=work.instance.backend.name,
+            dispatcher=self._dispatcher,
+            model=attempt.model,
+            units=round(attempt.units, 4),
+            decision=work.decision,
         )
         appended, kept = await asyncio.gather(work.append(started), held.write(lease))
         if not appended:
             await work.leave()
-            return
-        if not kept or not held.valid:
+        elif not kept or not held.valid:
             await work.settle(handed_back(work.task, "lease_lost", now=clock.now()))
+        else:
+            log.info(
+                "task.started",
+                task_id=work.task.task_id,
+                attempt=number,
+                backend=work.instance.backend.name,
+            )
+            self._fleet.starting(work.instance.backend.name, attempt.model, work.instance.backend.keeps)
+            await self._call(work, held, attempt)
+        return True
+
+    async def go_on(self, work: Work, remote_id: str) -> None:
+        """Go on with an attempt that was begun by another dispatcher, which is fenced off first."""
+        submission = work.task.submission
+        held = work.slot.holds()
+        if submission is None or held is None:
             return
-        log.info("task.started", task_id=job.task_id, attempt=number, backend=work.instance.backend.name)
-        attending = Attending(adapter.call(job))
-        self.running[job.task_id] = attending
+        number = work.task.attempt
+        attached = TaskAttached(attempt=number, dispatcher=self._dispatcher, remote_id=remote_id)
+        if not await work.append(attached):
+            return
+        log.info("task.gone_on_with", task_id=work.task.task_id, attempt=number, remote_id=remote_id)
+        attempt = await self._prepared(work, submission, number)
+        await self._call(work, held, replace(attempt, job=replace(attempt.job, remote_id=remote_id)))
+
+    async def _admitted(self, held: Held, lease: Lease) -> bool:
+        """Say whether the tenant may have one more running, by the order in which leases are written."""
+        most = self._settings.tenant_running_limit
+        if most is None or lease.tenant is None:
+            return True
+        before = held.lease
+        if not await held.write(lease) or not held.valid:
+            return True  # the lease is lost; that has its own way
+        if await self._leases.rank(held, lease.tenant) < most:
+            return True
+        await held.write(before)
+        return False
+
+    async def _call(self, work: Work, held: Held, attempt: Prepared) -> None:
+        adapter = work.instance.adapter
+        if adapter is None:
+            raise AssertionError("what is called has an adapter")
+        task_id = work.task.task_id
+        attending = Attending(adapter.call(attempt.job), attached=attempt.job.remote_id is not None)
+        self.running[task_id] = attending
         try:
-            await self._attend(work, held, job, attending)
+            await self._attend(work, held, attempt, attending)
         finally:
-            if self.running.get(job.task_id) is attending:
-                del self.running[job.task_id]
+            if self.running.get(task_id) is attending:
+                del self.running[task_id]
 
-    def failed_by_us(self, task: Task) -> FailureStep:
-        """Decide on a task whose attempt broke something in this dispatcher."""
-        return after_failure(task, INTERNAL, now=clock.now(), policy=self._retry)
-
-    async def _job(self, work: Work, submission: AnySubmission, number: int) -> Job:
-        backend = work.instance.backend
-        lane = work.ticket.address.lane
+    async def _prepared(self, work: Work, submission: AnySubmission, number: int) -> Prepared:
+        gpu = work.instance.gpu()
+        model = runs_as(gpu, work.ticket.address.lane.model, gpu.learned.warm) or ANY_MODEL
+        cold = is_cold(gpu, model, gpu.learned.warm)
+        amount = units(submission)
         job = Job(
             task_id=work.task.task_id,
             attempt=number,
             request=submission.request,
-            model=backend.model_named(lane.model) or next(iter(backend.model_names), None),
+            model=None if model == ANY_MODEL else model,
+            expected_s=self._registry.expected_s(gpu, model, amount),
         )
         job = await persistently(lambda: results.with_audio(self._artifacts, job, submission.request))
-        return replace(job, expected_s=self.speeds.expected_s(backend.name, lane.model, _units(job)))
+        return Prepared(job=job, model=model, units=amount, cold=cold)
 
     def _lease(self, held: Held, submission: AnySubmission, job: Job) -> Lease:
         now = clock.now()
@@ -131,10 +182,11 @@ class Execution:
             expected_end_at=now + timedelta(seconds=expected_s),
         )
 
-    async def _attend(self, work: Work, held: Held, job: Job, attending: Attending) -> None:
+    async def _attend(self, work: Work, held: Held, attempt: Prepared, attending: Attending) -> None:
+        job = attempt.job
         reporter = Reporter(self._bus, job.task_id, job.attempt, job.expected_s)
         loop = asyncio.get_running_loop()
-        begun_at = loop.time()
+        begun_at = loop.time() - _age_s(work.task) if job.remote_id else loop.time()
 
         async def on_report(report: Attached | Progressed) -> None:
             match report:
@@ -144,77 +196,26 @@ class Execution:
                         attempt=job.attempt, dispatcher=self._dispatcher, remote_id=remote_id
                     )
                     if not await work.append(attached):
-                        attending.interrupt(Reason.OVER)
+                        attending.interrupt(self._gone(work.task, job.attempt) or Reason.OVER)
                 case Progressed():
                     await reporter.measured(report)
 
         async with background(self._watch_over(work, attending, reporter, begun_at)):
             outcome = await attending.outcome(on_report)
-            await self._record(work, job, outcome, loop.time() - begun_at)
+            await self._recorder.record(work, held, attempt, outcome, loop.time() - begun_at)
         if isinstance(outcome, Interrupted):
             await self._let_go(work, attending, outcome.reason)
         elif isinstance(outcome, Failed) and outcome.error.code == CONNECTION_LOST:
-            await self.drain_lost(work.instance, held.lease)
-
-    async def _record(
-        self, work: Work, job: Job, outcome: Finished | Failed | Interrupted, run_s: float
-    ) -> None:
-        match outcome:
-            case Finished():
-                await self._record_done(work, job, outcome, run_s)
-            case Failed(error=error):
-                log.info("attempt.failed", task_id=job.task_id, attempt=job.attempt, code=error.code)
-                if condition := _CONDITIONS.get(error.error_class):
-                    work.instance.suspend(condition, error.message)
-                await work.settle(
-                    after_failure(
-                        work.task,
-                        error,
-                        now=clock.now(),
-                        policy=self._retry,
-                        retry_after_s=outcome.retry_after_s,
-                    )
-                )
-            case Interrupted(reason=reason):
-                log.info(
-                    "attempt.interrupted", task_id=job.task_id, attempt=job.attempt, reason=str(reason)
-                )
-                await self._record_interrupted(work, reason)
-
-    async def _record_done(self, work: Work, job: Job, finished: Finished, run_s: float) -> None:
-        work.instance.served()
-        backend, model = work.instance.backend.name, work.ticket.address.lane.model
-        self.speeds = self.speeds.learned(backend, model, _units(job), run_s)
-        done: TaskDone = await persistently(lambda: results.store(self._artifacts, job, finished, run_s))
-        if await work.append(done):
-            log.info("task.done", task_id=job.task_id, attempt=job.attempt, run_s=round(run_s, 3))
-            await work.ticket.ack()
-        else:
-            with contextlib.suppress(UnavailableError):
-                await results.discard(self._artifacts, done)
-            await work.leave()
-
-    async def _record_interrupted(self, work: Work, reason: Reason) -> None:
-        now = clock.now()
-        match reason:
-            case Reason.OVER:
-                await persistently(work.look_up)
-                await work.leave()
-            case Reason.TIMEOUT:
-                await work.settle(after_failure(work.task, TIMEOUT, now=now, policy=self._retry))
-            case Reason.EXPIRED:
-                if event := expired(work.task, now):
-                    await work.settle(End(event))
-            case Reason.SHUTDOWN:
-                await work.settle(handed_back(work.task, "shutdown", now=now))
+            await drain_lost(work.instance, work.slot.key, held.lease, self._settings)
 
     async def _let_go(self, work: Work, attending: Attending, reason: Reason) -> None:
         """Wait until a stopped call has ended, unless there is no time for that: then the lease stays."""
-        if reason is Reason.SHUTDOWN:
+        if reason in _AT_ONCE:
             await attending.abandon()
             return
         log.info("slot.draining", slot=work.slot.key, reason=str(reason))
-        await attending.drained()
+        async with minded(work.instance, work.slot.key, self._settings.stuck_after_s):
+            await attending.drained()
         log.info("slot.drained", slot=work.slot.key)
 
     async def _watch_over(
@@ -235,27 +236,24 @@ class Execution:
             if loop.time() - kept_at >= KEEP_S:
                 kept_at = loop.time()
                 await work.ticket.keep()
-                if await self._is_over(work):
-                    attending.interrupt(Reason.OVER)
+                if reason := await self._over(work):
+                    attending.interrupt(reason)
 
-    async def _is_over(self, work: Work) -> bool:
-        """Look whether the task has ended without our having heard of it."""
+    async def _over(self, work: Work) -> Reason | None:
+        """Look whether the task has gone on without our having heard of it."""
         try:
             task = await work.peek()
         except UnavailableError:
-            return False
-        return task.final or task.attempt > work.task.attempt
+            return None
+        return self._gone(task, work.task.attempt)
 
-    async def drain_lost(self, instance: Instance, lost: Lease) -> None:
-        """Wait until what a lost attempt left on a GPU has ended: by its own signal, else by the clock."""
-        until = lost.expected_end_at or clock.now() + timedelta(seconds=self._settings.unknown_run_s)
-        while instance.adapter is not None:
-            idle = await instance.adapter.idle(lost.remote_id)
-            rest_s = (until - clock.now()).total_seconds()
-            if idle or (idle is None and rest_s <= 0):
-                return
-            await asyncio.sleep(1.0 if idle is False else min(1.0, rest_s))
+    def _gone(self, task: Task, attempt: int) -> Reason | None:
+        """Say how an attempt of ours is over, None while it is ours."""
+        if task.status is not Status.RUNNING or task.attempt > attempt:
+            return Reason.OVER
+        return Reason.TAKEN if task.dispatcher != self._dispatcher else None
 
 
-def _units(job: Job) -> float:
-    return units_of_work(job.request, job.audio.size if job.audio else 0)
+def _age_s(task: Task) -> float:
+    """Give how long the attempt that runs has been under way."""
+    return max(0.0, (clock.now() - task.attempts[-1].started_at).total_seconds())

@@ -1,39 +1,103 @@
-"""What is learned of the fleet: seconds that a unit of work takes, for each backend and model. Pure."""
+"""What dispatchers learn of the GPUs and share, by the bucket FLEET: speeds, loaded models, circuits.
 
-from collections.abc import Mapping
+The one rule: what this process has seen counts here at once; it is written behind the work, not before it.
+"""
 
-from msgspec import Struct
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Final
+
 from msgspec.structs import replace
 
+from schemas import fleet
+from schemas.errors import UnavailableError
+from schemas.fleet import Health, Learned
 from schemas.ids import BackendId
-from schemas.requests import ImageRequest, Request, SpeechRequest
+from schemas.subjects import FLEET
+from services.bus.buckets import Bucket
+from services.bus.connection import ApiError, Bus
+from services.bus.followed import Followed
+from services.scheduling import estimates
 
-_WEIGHT_OF_NEW = 0.3
-_BYTES_PER_UNIT = 320_000
-_MEGA = 1_000_000
+_PAUSE_S: Final = 0.25
 
-
-class Speeds(Struct, frozen=True):
-    """Moving averages of seconds per unit of work."""
-
-    seconds: Mapping[tuple[BackendId, str], float] = {}
-
-    def expected_s(self, backend: BackendId, model: str, units: float) -> float | None:
-        """Give how long the work should take there; None when nothing is known yet."""
-        per_unit = self.seconds.get((backend, model))
-        return per_unit * units if per_unit is not None else None
-
-    def learned(self, backend: BackendId, model: str, units: float, took_s: float) -> "Speeds":
-        key = (backend, model)
-        seen = took_s / units
-        old = self.seconds.get(key, seen)
-        return replace(self, seconds={**self.seconds, key: old + _WEIGHT_OF_NEW * (seen - old)})
+Heard = Callable[[BackendId, Health], None]
 
 
-def units_of_work(request: Request, audio_bytes: int = 0) -> float:
-    """Measure a request: megapixel steps of a picture, ten seconds of plain 16 kHz sound of a recording."""
-    match request:
-        case ImageRequest():
-            return request.width * request.height * request.steps * request.n / _MEGA
-        case SpeechRequest():
-            return max(1.0, audio_bytes / _BYTES_PER_UNIT)
+class Fleet:
+    """``name`` is this dispatcher's; ``on_health`` is told what another one says of a backend."""
+
+    def __init__(self, bus: Bus, name: str) -> None:
+        self._bucket = Bucket(bus, FLEET)
+        self._followed = Followed(bus, FLEET, f"fleet-{name}", fleet.read)
+        self._seen: dict[str, object] = {}
+        self._untold: dict[str, Health | Learned] = {}
+        self._wake = asyncio.Event()
+        self._learned: dict[BackendId, Learned] = {}
+        self.name = name
+        self.on_health: Heard = lambda _backend, _health: None
+
+    def learned(self, backend: BackendId) -> Learned:
+        return self._learned.get(backend, Learned())
+
+    def starting(self, backend: BackendId, model: str, keeps: int) -> None:
+        """Note that a run begins, after which that model is the one used last there."""
+        known = self.learned(backend)
+        warm = estimates.after(known.warm, model, keeps)
+        if warm != known.warm:
+            self._learn(backend, replace(known, warm=warm))
+
+    def ran(
+        self, backend: BackendId, model: str, units: float, took_s: float, *, cold: bool, keeps: int
+    ) -> None:
+        """Note how long a run took that succeeded."""
+        known = self.learned(backend)
+        self._learn(backend, estimates.learned(known, model, units, took_s, cold=cold, keeps=keeps))
+
+    def emptied(self, backend: BackendId) -> None:
+        """Note that a backend was started anew, so that nobody knows what it has loaded."""
+        known = self.learned(backend)
+        if known.warm:
+            self._learn(backend, replace(known, warm=()))
+
+    def tell(self, backend: BackendId, health: Health) -> None:
+        """Say how a backend is."""
+        self._write(fleet.health_key(backend), health)
+
+    def health(self, backend: BackendId) -> Health | None:
+        """Give what was said of a backend last, by whoever said it."""
+        entry = self._followed.entries.get(fleet.health_key(backend))
+        return entry[1] if entry is not None and isinstance(entry[1], Health) else None
+
+    def _learn(self, backend: BackendId, learned: Learned) -> None:
+        self._learned[backend] = replace(learned, by=self.name)
+        self._write(fleet.learned_key(backend), self._learned[backend])
+
+    def _write(self, key: str, value: Health | Learned) -> None:
+        self._untold[key] = value
+        self._wake.set()
+
+    async def follow(self) -> None:
+        """Keep up with what the others say; runs until cancelled."""
+        async for _ in self._followed.changes():
+            for key, entry in self._followed.entries.items():
+                if self._seen.get(key) is entry:
+                    continue
+                self._seen[key] = entry
+                match entry:
+                    case (backend, Health(by=by) as health) if by != self.name:
+                        self.on_health(backend, health)
+                    case (backend, Learned(by=by) as learned) if by != self.name:
+                        self._learned[backend] = learned
+
+    async def keep(self) -> None:
+        """Write what has changed, a few times a second at most; runs until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            untold, self._untold = self._untold, {}
+            for key, value in untold.items():
+                with contextlib.suppress(UnavailableError, ApiError):
+                    await self._bucket.put(key, fleet.encode(value))
+            await asyncio.sleep(_PAUSE_S)

@@ -5,23 +5,30 @@ The one rule: an instance is probed until it is up, and never written off.
 
 import asyncio
 import contextlib
+from datetime import timedelta
 
 import aiohttp
 import structlog
 from msgspec.structs import replace
 
-from schemas import registry
+from schemas import fleet, registry
 from schemas.errors import UnavailableError
+from schemas.fleet import Condition
 from schemas.ids import BackendId
 from schemas.registry import Backend, Protocol, Wanted
 from schemas.subjects import BACKENDS, lease_key
+from services import clock
 from services.bus.buckets import Bucket
 from services.bus.connection import Bus
 from services.bus.tickets import Puller
 from services.dispatcher.backends.base import Adapter, Health, Ready
 from services.dispatcher.backends.detect import adapter_for, recognise
-from services.dispatcher.policies.health import Condition, State, next_probe_s, probed, served, suspended
-from services.leases import Held
+from services.dispatcher.fleet import Fleet
+from services.dispatcher.policies import health
+from services.dispatcher.policies.health import Limits, State
+from services.leases import Held, Leases
+from services.scheduling.estimates import Estimates
+from services.scheduling.situation import Gpu
 from services.settings import Settings
 
 log = structlog.get_logger()
@@ -46,9 +53,13 @@ class Slot:
 
 
 class Instance:
-    def __init__(self, backend: Backend, session: aiohttp.ClientSession, bus: Bus) -> None:
+    def __init__(
+        self, backend: Backend, session: aiohttp.ClientSession, bus: Bus, shared: Fleet, limits: Limits
+    ) -> None:
         self._session = session
         self._bus = bus
+        self._fleet = shared
+        self._limits = limits
         self._look = asyncio.Event()
         self.state = State()
         self.adapter: Adapter | None = None
@@ -56,10 +67,13 @@ class Instance:
         self.turn = 0
         self.backend = backend
         self.update(backend)
+        if (told := shared.health(backend.name)) is not None:
+            self.state = health.heard(self.state, told)
 
     def update(self, backend: Backend) -> None:
         """Take in a new registry entry."""
-        moved = backend.url != self.backend.url or backend.speaks != self.backend.speaks
+        called = ("url", "speaks", "api_key", "disconnect_cancels", "workflow")
+        moved = any(getattr(backend, name) != getattr(self.backend, name) for name in called)
         self.backend = backend
         if moved or self.adapter is None:
             self.adapter = adapter_for(self._session, backend) if backend.speaks else None
@@ -70,9 +84,30 @@ class Instance:
             self.slots.append(Slot(backend.name, len(self.slots), self._bus))
 
     @property
-    def usable(self) -> bool:
-        """Whether it may be given work."""
+    def in_service(self) -> bool:
+        """Whether it would be given work if its circuit lets it."""
         return self.adapter is not None and self.state.up and self.backend.wanted is Wanted.ON
+
+    def width(self, *, last: bool) -> int:
+        """Give how many of its slots may be given work; ``last`` where no other of its kind takes any."""
+        if not self.in_service:
+            return 0
+        return health.width(self.state, clock.now(), self.backend.slots, last=last)
+
+    def gpu(self, free: tuple[int, ...] = (), rests_s: tuple[float, ...] = ()) -> Gpu:
+        """Give it as a policy sees it."""
+        backend = self.backend
+        return Gpu(
+            name=backend.name,
+            kind=backend.kind,
+            models=backend.own_names,
+            free=free,
+            rests_s=rests_s,
+            keeps=backend.keeps,
+            weight=backend.weight,
+            turn=self.turn,
+            learned=self._fleet.learned(backend.name),
+        )
 
     @property
     def busy(self) -> int:
@@ -80,23 +115,52 @@ class Instance:
 
     def suspend(self, condition: Condition, reason: str) -> None:
         """Stop giving it work until a probe succeeds."""
-        self._become(suspended(self.state, condition, reason))
+        self._become(health.suspended(self.state, condition, reason))
         self._look.set()
 
     def served(self) -> None:
         """Note that a call was served."""
-        self.state = served(self.state)
+        self._become(health.served(self.state, clock.now(), self.backend.slots))
+
+    def failed(self, reason: str) -> None:
+        """Note that a call failed by the backend's own fault."""
+        self._become(health.failed(self.state, reason, clock.now(), self._limits))
+
+    def stuck(self, reason: str) -> None:
+        """Note that a call of ours that was stopped, or lost, does not end."""
+        self._become(health.stuck(self.state, reason, clock.now()))
+
+    def unstuck(self) -> None:
+        """Note that it has ended after all."""
+        self._become(health.unstuck(self.state))
+
+    def heard(self, told: fleet.Health) -> None:
+        """Take in what another dispatcher says; whether it answers is looked at from here."""
+        self.state = health.heard(self.state, told)
+        if (told.condition is Condition.UP) != self.state.up:
+            self._look.set()
 
     def _become(self, state: State) -> None:
-        if state.condition is not self.state.condition:
+        now = clock.now()
+        before, self.state = self.state, state
+        if health.shown(state, now) is not health.shown(before, now):
             log.info(
                 "backend.changed",
                 backend=self.backend.name,
-                condition=str(state.condition),
-                url=self.backend.url,
-                reason=state.reason,
+                condition=str(health.shown(state, now)),
+                url=self.backend.shown_url,
+                reason=state.fault_reason or state.reason,
             )
-        self.state = state
+        if state.up and before.condition is Condition.DOWN:
+            self._fleet.emptied(self.backend.name)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let the others know where what they know is not so."""
+        told = health.told(self.state, clock.now(), self._fleet.name)
+        known = self._fleet.health(self.backend.name)
+        if known is None or replace(known, since=told.since, by=told.by) != told:
+            self._fleet.tell(self.backend.name, told)
 
     async def probe(self, settings: Settings) -> Health:
         """Look at it once, recognising its protocol first where nobody has said it."""
@@ -109,27 +173,31 @@ class Instance:
             raise AssertionError("a backend whose protocol is known has an adapter")
         return await self.adapter.probe(settings.probe_timeout_s)
 
-    async def keep_probing(self, settings: Settings, changed: asyncio.Event) -> None:
-        """Probe for ever; ``changed`` is set when it can be given work, or no more."""
+    async def keep_probing(self, settings: Settings, leases: Leases) -> None:
+        """Probe for ever; ``leases.changed`` is set when it can be given work, or no more."""
         while True:
             self._look.clear()
-            usable = self.usable
+            in_service = self.in_service
             seen = await self.probe(settings)
-            self._become(probed(self.state, seen, busy=self.busy > 0))
+            self._become(health.probed(self.state, seen, busy=self._busy(leases)))
             if isinstance(seen, Ready):
                 await self._remember(seen)
-            if self.usable != usable:
-                changed.set()
+            if self.in_service != in_service:
+                leases.changed.set()
+            pause_s = self._pause_s(settings, busy=self._busy(leases))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._pause_s(settings)):
+                async with asyncio.timeout(pause_s):
                     await self._look.wait()
                     # Something has changed while it was UP; what is not is given time to become so.
-                    await asyncio.sleep(0 if self.state.up else self._pause_s(settings))
+                    await asyncio.sleep(0 if self.state.up else pause_s)
 
-    def _pause_s(self, settings: Settings) -> float:
-        return next_probe_s(
+    def _busy(self, leases: Leases) -> bool:
+        return self.busy > 0 or bool(leases.running(self.backend.name))
+
+    def _pause_s(self, settings: Settings, *, busy: bool) -> float:
+        return health.next_probe_s(
             self.state,
-            busy=self.busy > 0,
+            busy=busy,
             idle_s=settings.probe_idle_s,
             busy_s=settings.probe_busy_s,
         )
@@ -161,20 +229,56 @@ class Registry:
         bus: Bus,
         session: aiohttp.ClientSession,
         settings: Settings,
-        name: str,
-        changed: asyncio.Event,
+        shared: Fleet,
+        leases: Leases,
     ) -> None:
         self._bus = bus
         self._session = session
         self._settings = settings
-        self._watch = Bucket(bus, BACKENDS).watch(f"backends-{name}")
+        self._fleet = shared
+        self._limits = Limits(
+            failures=settings.circuit_failures, open_for=timedelta(seconds=settings.circuit_open_s)
+        )
+        self._watch = Bucket(bus, BACKENDS).watch(f"backends-{shared.name}")
         self._probing: dict[BackendId, asyncio.Task[None]] = {}
         self.instances: dict[BackendId, Instance] = {}
-        self.changed = changed
+        self._leases = leases
+        self.changed = leases.changed
+        shared.on_health = self._heard
+
+    def _heard(self, name: BackendId, told: fleet.Health) -> None:
+        if instance := self.instances.get(name):
+            instance.heard(told)
+            self.changed.set()
 
     def knows(self, slot: Slot) -> bool:
         instance = self.instances.get(slot.backend)
         return instance is not None and slot in instance.slots
+
+    def resumes(self, key: str) -> bool:
+        """Whether what was begun under a lease can be found again on its backend."""
+        backend, _, number = key.rpartition(".")
+        instance = self.instances.get(BackendId(backend))
+        if instance is None or instance.adapter is None or not instance.adapter.resumes:
+            return False
+        return number.isdecimal() and int(number) < len(instance.slots)
+
+    def expected_s(self, gpu: Gpu, model: str, units: float) -> float | None:
+        """Give how long a run should take, with the load of a cold model; None while nothing is known."""
+        others = [one.gpu() for one in self.instances.values() if one.backend.kind == gpu.kind]
+        if not any(model in other.learned.seconds for other in others):
+            return None
+        known = Estimates(others, self._settings.model_load_s)
+        return known.load_s(gpu, model, gpu.learned.warm) + known.run_s(gpu, model, units)
+
+    def widths(self) -> dict[BackendId, int]:
+        """Give how many slots of each instance may be given work now."""
+        widths = {name: one.width(last=False) for name, one in self.instances.items()}
+        kinds = {self.instances[name].backend.kind for name, width in widths.items() if width}
+        for name, one in self.instances.items():
+            if one.backend.kind not in kinds:
+                widths[name] = one.width(last=True)
+        return widths
 
     async def follow(self) -> None:
         """Keep watching; runs until it is cancelled."""
@@ -195,5 +299,7 @@ class Registry:
         if instance is not None:
             instance.update(backend)
             return
-        instance = self.instances[name] = Instance(backend, self._session, self._bus)
-        self._probing[name] = group.create_task(instance.keep_probing(self._settings, self.changed))
+        instance = self.instances[name] = Instance(
+            backend, self._session, self._bus, self._fleet, self._limits
+        )
+        self._probing[name] = group.create_task(instance.keep_probing(self._settings, self._leases))

@@ -6,26 +6,38 @@ The one rule: no ticket is pulled without a slot that can run it now.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from datetime import timedelta
 from typing import Final
 
 import structlog
+from msgspec import Struct
 
 from schemas.errors import UnavailableError, UndecodableError
+from schemas.events import Decision
+from schemas.ids import BackendId
 from schemas.lease import Claim, Lease
 from schemas.subjects import SUBMITTED, WAKE_CANCELLED, WAKE_EXPIRED, WAKE_SUBMITTED, Lane, parse_subject
+from schemas.work import units
 from services import clock
 from services.bus.connection import ApiError, Bus, Msg
 from services.bus.streams import lane_depths
 from services.bus.tickets import Ticket
 from services.dispatcher.attempt import Reason
 from services.dispatcher.board import Board
+from services.dispatcher.control import Control
 from services.dispatcher.desk import Desk, Outcome
+from services.dispatcher.draining import drain_lost
 from services.dispatcher.execution import Execution
+from services.dispatcher.fleet import Fleet
 from services.dispatcher.instances import Instance, Registry, Slot
-from services.dispatcher.policies.balancing import POLICIES, FreeSlot, can_run, match
+from services.dispatcher.overview import Overview
+from services.dispatcher.placing import able_gpus, better_place
 from services.leases import Leases
+from services.scheduling.deciding import decision
+from services.scheduling.fairness import Turns
+from services.scheduling.matching import match
+from services.scheduling.situation import Choice, Gpu, Line
 from services.settings import Settings
 
 log = structlog.get_logger()
@@ -36,34 +48,49 @@ LAST_WORDS_S: Final = 5.0
 ELSEWHERE_PAUSE: Final = timedelta(seconds=1)
 
 
+class Seat(Struct):
+    """The slot that a ticket has, and why; it may move."""
+
+    instance: Instance
+    slot: Slot
+    decision: Decision | None
+
+
+class Parts(Struct, frozen=True, kw_only=True):
+    """What a dispatcher is made of, wired together."""
+
+    bus: Bus
+    leases: Leases
+    registry: Registry
+    fleet: Fleet
+    control: Control
+    desk: Desk
+    execution: Execution
+    settings: Settings
+
+
 class Loop:
     """One dispatcher's steward of its share of the slots. ``changed``: another match may be possible."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        leases: Leases,
-        registry: Registry,
-        desk: Desk,
-        execution: Execution,
-        settings: Settings,
-    ) -> None:
-        self._bus = bus
-        self._leases = leases
-        self._registry = registry
-        self._desk = desk
-        self._execution = execution
-        self._settings = settings
-        self._policy = POLICIES[settings.balancing]
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._bus = parts.bus
+        self._leases = parts.leases
+        self._registry = parts.registry
+        self._control = parts.control
+        self._desk = parts.desk
+        self._execution = parts.execution
+        self._settings = parts.settings
+        self._overview = Overview(parts.leases, parts.registry, parts.settings)
+        self._turns = Turns(parts.settings.priority, parts.settings.ageing_s)
         self._board = Board()
-        self._turns = 0
         self._stopping = False
         self._pulls = 0
         self._tickets: set[Ticket] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup
-        self._changed = leases.changed
-        bus.on_reconnect(self._changed.set)
+        self._changed = parts.leases.changed
+        self._bus.on_reconnect(self._changed.set)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``, then finish or hand back what is under way."""
@@ -72,6 +99,9 @@ class Loop:
                 self._leases.follow(),
                 self._leases.keep(),
                 self._registry.follow(),
+                self._parts.fleet.follow(),
+                self._parts.fleet.keep(),
+                self._control.follow(),
                 self._refresh(),
             ):
                 self._spawn(job)
@@ -105,7 +135,7 @@ class Loop:
         except UndecodableError:
             return
         if event == SUBMITTED:
-            self._board.hint(address.lane)
+            self._board.hint(address.lane, _now())
             self._changed.set()
         elif attending := self._execution.running.get(address.task_id):
             attending.interrupt(Reason.OVER)
@@ -116,27 +146,33 @@ class Loop:
             with contextlib.suppress(UnavailableError, ApiError):
                 depths = await lane_depths(self._bus)
                 in_hand = (t.address.lane for t in self._tickets if not t.out_of_hand)
-                self._board.refresh(depths, Counter(in_hand))
+                self._board.refresh(depths, Counter(in_hand), _now())
             self._changed.set()
             await asyncio.sleep(REFRESH_S)
 
     def _assign(self) -> None:
         """Put every slot to work that has something to do, and give up the leases of the others."""
-        if self._stopping or not self._leases.known.is_set() or not self._bus.connected:
+        known = self._leases.known.is_set() and self._control.known.is_set()
+        if self._stopping or not known or not self._bus.connected:
             return
-        slots = self._free_slots()
-        while pair := match(self._board.candidates(), slots, self._policy):
-            instance = self._registry.instances[pair.slot.backend]
-            slot = instance.slots[pair.slot.number]
+        while choice := self._choose():
+            instance = self._registry.instances[choice.backend]
+            slot = instance.slots[choice.slot]
             slot.occupied = True
-            self._turns += 1
-            instance.turn = self._turns
-            wait_s = PULL_WAIT_S if self._board.take(pair.lane) else 0.0
-            self._spawn(self._serve(instance, slot, pair.lane, wait_s))
-            slots = self._free_slots()
+            self._turns.serve(choice.lane, choice.seconds)
+            instance.turn = self._turns.count
+            wait_s = PULL_WAIT_S if self._board.take(choice.lane, _now()) else 0.0
+            self._spawn(self._serve(Seat(instance, slot, choice.decision), choice, wait_s))
         for instance in self._registry.instances.values():
             for slot in instance.slots:
                 self._tidy(instance, slot)
+
+    def _choose(self) -> Choice | None:
+        lines = [line for line in self._board.lines(_now()) if not self._control.paused(line.lane)]
+        return self._match(lines, self._overview.gpus(), self._turns) if lines else None
+
+    def _match(self, lines: Sequence[Line], gpus: Sequence[Gpu], turns: Turns) -> Choice | None:
+        return match(lines, gpus, turns, self._settings.policy_of, model_load_s=self._settings.model_load_s)
 
     def _tidy(self, instance: Instance, slot: Slot) -> None:
         """Release a lease that is not needed, and recover a slot that was lost by another dispatcher."""
@@ -149,52 +185,53 @@ class Loop:
             slot.occupied = True
             self._spawn(self._recover(instance, slot))
 
-    def _free_slots(self) -> list[FreeSlot]:
-        free: list[FreeSlot] = []
-        for instance in self._registry.instances.values():
-            if not instance.usable:
-                continue
-            backend = instance.backend
-            open_slots = [s for s in instance.slots if self._is_free(s)]
-            free += [
-                FreeSlot(
-                    backend=backend.name,
-                    number=slot.number,
-                    kind=backend.kind,
-                    models=backend.model_slugs,
-                    busy=backend.slots - len(open_slots),
-                    slots=backend.slots,
-                    turn=instance.turn,
-                )
-                for slot in open_slots
-            ]
-        return free
-
-    def _is_free(self, slot: Slot) -> bool:
-        if slot.occupied:
-            return False
-        return slot.holds() is not None or (
-            slot.held is None and self._leases.claim(slot.key) is Claim.FREE
-        )
-
-    async def _serve(self, instance: Instance, slot: Slot, lane: Lane, wait_s: float) -> None:
+    async def _serve(self, seat: Seat, choice: Choice, wait_s: float) -> None:
         """Lease the slot, pull a ticket and run it; afterwards the slot is matched again."""
-        ticket = await self._pull(slot, lane, wait_s)
-        if ticket is not None:
-            self._tickets.add(ticket)
+        lane = choice.lane
+        ran_s = 0.0
+        ticket = await self._pull(seat.slot, lane, wait_s)
         try:
-            while ticket is not None and await self._desk.run(ticket, instance, slot) is Outcome.ELSEWHERE:
-                other = await self._handover(instance, lane)
-                if other is None:
-                    await ticket.give_back(ELSEWHERE_PAUSE)
-                    break
-                self._free(slot)
-                instance, slot = other
+            if ticket is not None:
+                self._tickets.add(ticket)
+                began = _now()
+                outcome = await self._run(ticket, seat, lane)
+                ran_s = _now() - began if outcome is Outcome.SETTLED else 0.0
         finally:
+            self._turns.settle(lane, choice.seconds, ran_s)
             if ticket is not None:
                 self._tickets.discard(ticket)
-            await self._give_up_if_removed(slot)
-            self._free(slot)
+            await self._give_up_if_removed(seat.slot)
+            self._free(seat.slot)
+
+    async def _run(self, ticket: Ticket, seat: Seat, lane: Lane) -> Outcome:
+        """Run a ticket where it belongs, or give it back."""
+        if not await self._place(ticket, seat, lane):
+            return Outcome.ELSEWHERE
+        while (
+            outcome := await self._desk.run(ticket, seat.instance, seat.slot, seat.decision)
+        ) is Outcome.ELSEWHERE:
+            if not await self._move_elsewhere(seat, lane):
+                await ticket.give_back(ELSEWHERE_PAUSE)
+                break
+        if outcome is Outcome.CAPPED:
+            self._board.rest(lane, _now())
+        else:
+            self._board.ran(lane, _now())
+        return outcome
+
+    async def _place(self, ticket: Ticket, seat: Seat, lane: Lane) -> bool:
+        """Move to where this very ticket should run; False when it was given back to wait for that."""
+        submission = ticket.submission
+        if submission is None:
+            return True
+        self._board.measured(lane, units(submission), _now())
+        policy = self._settings.policy_of(lane.kind)
+        here = seat.instance.backend.name
+        place = better_place(submission, lane, here, self._overview.gpus, policy)
+        if place is None or await self._move(seat, place.backend, place.decision) or not place.waits:
+            return True
+        await ticket.give_back(ELSEWHERE_PAUSE)
+        return False
 
     async def _pull(self, slot: Slot, lane: Lane, wait_s: float) -> Ticket | None:
         ticket = None
@@ -206,7 +243,7 @@ class Loop:
             log.debug("pull.failed", lane=lane.name, error=str(error))
         finally:
             self._pulls -= 1
-            self._board.pulled(lane, found=ticket is not None)
+            self._board.pulled(lane, _now(), found=ticket is not None)
         if ticket is not None and self._stopping:
             await ticket.give_back()
             return None
@@ -226,19 +263,29 @@ class Loop:
             slot.held = await self._leases.take(slot.key, Lease(since=clock.now()))
         return slot.held is not None
 
-    async def _handover(self, instance: Instance, lane: Lane) -> tuple[Instance, Slot] | None:
-        """Lease a free slot of another backend that can run the lane, if there is one."""
-        able = [s for s in self._free_slots() if s.backend != instance.backend.name and can_run(s, lane)]
-        if not able:
-            return None
-        chosen = self._policy(able)
-        other = self._registry.instances[chosen.backend]
-        slot = other.slots[chosen.number]
+    async def _move_elsewhere(self, seat: Seat, lane: Lane) -> bool:
+        """Move to a free slot of another backend that can run the lane, if there is one."""
+        here = seat.instance.backend.name
+        others = [gpu for gpu in able_gpus(lane, self._overview.gpus()) if gpu.free and gpu.name != here]
+        choice = self._match([Line(lane=lane)], others, Turns())
+        if choice is None:
+            return False
+        why = decision(choice.decision.policy, "elsewhere", choice.decision.candidates)
+        return await self._move(seat, choice.backend, why)
+
+    async def _move(self, seat: Seat, backend: BackendId, why: Decision) -> bool:
+        """Lease a free slot of that backend, then leave the first one."""
+        instance = self._registry.instances.get(backend)
+        slot = self._overview.free_slot(backend)
+        if instance is None or slot is None:
+            return False
         slot.occupied = True
-        if await self._lease(slot):
-            return other, slot
-        self._free(slot)
-        return None
+        if not await self._lease(slot):
+            self._free(slot)
+            return False
+        self._free(seat.slot)
+        seat.instance, seat.slot, seat.decision = instance, slot, why
+        return True
 
     async def _recover(self, instance: Instance, slot: Slot) -> None:
         """Take over a slot whose dispatcher is lost, and keep it from work until its GPU is idle."""
@@ -248,7 +295,8 @@ class Loop:
                 slot.held = await self._leases.take(slot.key, sighting.lease)
             if sighting is not None and slot.held is not None:
                 log.info("slot.recovering", slot=slot.key, lost_by=sighting.lease.holder)
-                await self._execution.drain_lost(instance, sighting.lease)
+                if not await self._desk.go_on(sighting.lease, instance, slot):
+                    await drain_lost(instance, slot.key, sighting.lease, self._settings)
                 log.info("slot.recovered", slot=slot.key)
         finally:
             self._free(slot)
@@ -258,7 +306,7 @@ class Loop:
         log.info("dispatcher.draining", running=len(self._execution.running))
         await self._until_idle(self._settings.drain_grace_s)
         for attending in tuple(self._execution.running.values()):
-            attending.interrupt(Reason.SHUTDOWN)
+            attending.shut_down()
         await self._until_idle(LAST_WORDS_S)
 
     async def _release_idle(self) -> None:
@@ -268,6 +316,15 @@ class Loop:
     async def _until_idle(self, patience_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
-                while self._pulls or any(not ticket.out_of_hand for ticket in self._tickets):
+                while self._at_work():
                     self._changed.clear()
                     await self._changed.wait()
+
+    def _at_work(self) -> bool:
+        running = self._execution.running.values()
+        in_hand = any(not ticket.out_of_hand for ticket in self._tickets)
+        return bool(self._pulls) or in_hand or any(not attending.interrupted for attending in running)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 
+import aiohttp
 import structlog
 
 from schemas.ids import slug
@@ -12,10 +13,13 @@ from services.artifacts import ArtifactStore
 from services.bus.connection import Bus
 from services.bus.tasklog import TaskLog
 from services.dispatcher.backends.http import session
+from services.dispatcher.control import Control
 from services.dispatcher.desk import Desk
 from services.dispatcher.execution import Execution
+from services.dispatcher.fleet import Fleet
 from services.dispatcher.instances import Registry
-from services.dispatcher.loop import Loop
+from services.dispatcher.loop import Loop, Parts
+from services.dispatcher.recording import Recorder
 from services.leases import Leases
 from services.process import background, unless
 from services.settings import Settings
@@ -34,6 +38,27 @@ async def announce(leases: Leases, name: str) -> None:
     supervision.ready(f"dispatches as {name}")
 
 
+def _wired(bus: Bus, http: aiohttp.ClientSession, settings: Settings, name: str) -> Parts:
+    """Build everything that a dispatcher is made of."""
+    artifacts = ArtifactStore(bus)
+    leases = Leases(bus, name, settings.lease_s)
+    fleet = Fleet(bus, name)
+    registry = Registry(bus, http, settings, fleet, leases)
+    recorder = Recorder(artifacts, fleet, settings)
+    execution = Execution(bus, artifacts, leases, registry, fleet, recorder, settings)
+    tasklog = TaskLog(bus, f"/taskfold/dispatcher/{name}", clock.now, clock.new_event_id)
+    return Parts(
+        bus=bus,
+        leases=leases,
+        registry=registry,
+        fleet=fleet,
+        control=Control(bus, name, leases.changed),
+        desk=Desk(tasklog, leases, registry, execution, recorder),
+        execution=execution,
+        settings=settings,
+    )
+
+
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Dispatch until ``stop``, then drain."""
     name = new_name()
@@ -43,13 +68,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     log.info("dispatcher.started", name=name, nats=settings.bus_url)
     try:
         async with session() as http:
-            leases = Leases(bus, name, settings.lease_s)
-            registry = Registry(bus, http, settings, name, leases.changed)
-            execution = Execution(bus, ArtifactStore(bus), settings, name)
-            tasklog = TaskLog(bus, f"/taskfold/dispatcher/{name}", clock.now, clock.new_event_id)
-            desk = Desk(tasklog, leases, registry, execution)
-            async with background(announce(leases, name)):
-                await Loop(bus, leases, registry, desk, execution, settings).run(stop)
+            parts = _wired(bus, http, settings, name)
+            async with background(announce(parts.leases, name)):
+                await Loop(parts).run(stop)
     finally:
         await bus.close()
     log.info("dispatcher.stopped", name=name)

@@ -10,12 +10,12 @@ from typing import Final, TypeVar
 import structlog
 
 from schemas.errors import UnavailableError
-from schemas.events import Recorded, TaskEvent
+from schemas.events import Decision, Recorded, TaskEvent
 from schemas.task import Task, evolve
 from services import clock
 from services.artifacts import IncompleteError
 from services.bus.tasklog import LostRaceError, TaskLog
-from services.bus.tickets import Ticket
+from services.bus.tickets import Away, Ticket
 from services.dispatcher.decider import Again, End
 from services.dispatcher.instances import Instance, Slot
 
@@ -27,21 +27,33 @@ _LONGEST_PAUSE_S: Final = 5.0
 
 
 class Work:
-    """The task as it is after the last event that is known, whose sequence is ``last``."""
+    """The task as it is after the last event that is known, whose sequence is ``last``.
 
-    def __init__(self, tasklog: TaskLog, ticket: Ticket, slot: Slot, instance: Instance) -> None:
+    ``decision``: why it is at work on this slot.
+    """
+
+    def __init__(
+        self,
+        tasklog: TaskLog,
+        ticket: Ticket | Away,
+        slot: Slot,
+        instance: Instance,
+        decision: Decision | None = None,
+    ) -> None:
         self._log = tasklog
         self.ticket = ticket
         self.slot = slot
         self.instance = instance
+        self.decision = decision
         self.task = Task(task_id=ticket.address.task_id)
         self.last = 0
 
     async def look(self) -> None:
         """Find out how the task is. A ticket that nobody can have acted on says it itself."""
-        recorded = self.ticket.recorded
-        self.task = evolve(Task(task_id=self.ticket.address.task_id), recorded)
-        self.last = recorded.sequence
+        if isinstance(self.ticket, Ticket):
+            recorded = self.ticket.recorded
+            self.task = evolve(Task(task_id=self.ticket.address.task_id), recorded)
+            self.last = recorded.sequence
         if not self.ticket.fresh or self.task.submission is None:
             await self.look_up()
 

@@ -3,6 +3,7 @@
 Those are for tests and operators: they ask for no key, and no fault touches them.
 """
 
+import base64
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -45,7 +46,8 @@ def _in_its_manner(profile: Profile) -> Middleware:
 
 
 def _with_key(profile: Profile, api_key: str) -> Middleware:
-    expected = f"Bearer {api_key}".encode()
+    basic = b"Basic " + base64.b64encode(api_key.encode())
+    expected = basic if ":" in api_key else f"Bearer {api_key}".encode()
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -76,7 +78,7 @@ class _Controls:
         ]
 
     async def _stats(self, _request: web.Request) -> web.Response:
-        return reply(self._gpu.ledger.stats(self._gpu.clock()))
+        return reply(self._gpu.stats())
 
     async def _jobs(self, _request: web.Request) -> web.Response:
         return reply({"jobs": self._gpu.ledger.jobs()})

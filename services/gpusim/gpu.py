@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from msgspec.structs import replace
+
 from services.gpusim.ledger import Ledger
 from services.gpusim.model import (
     CRASHED,
@@ -18,8 +20,10 @@ from services.gpusim.model import (
     Options,
     Outcome,
     Script,
+    Stats,
     drawn_seed,
     fails_by_chance,
+    loaded_with,
     next_fault,
 )
 
@@ -45,13 +49,16 @@ class Gpu:
     def __init__(
         self,
         options: Options,
-        model: str,
+        models: Sequence[str],
         clock: Callable[[], float],
         die: Callable[[int], object],
     ) -> None:
         self.options = options
         self.clock = clock
-        self.ledger = Ledger(options.profile, model, clock())
+        self.ledger = Ledger(options.profile, models[0], clock())
+        self.current: Turn | None = None
+        self._loaded = tuple(models[: options.keeps])
+        self._loads = 0
         self._die = die
         self._lock = asyncio.Lock()
         self._released = asyncio.Event()
@@ -61,6 +68,10 @@ class Gpu:
     def scripts(self) -> tuple[Script, ...]:
         """The faults that wait for a job."""
         return self._scripts
+
+    def stats(self) -> Stats:
+        """Sum up what happened so far."""
+        return replace(self.ledger.stats(self.clock()), loads=self._loads, loaded=self._loaded)
 
     def script(self, script: Script) -> None:
         """Give the next jobs a fault, after those that were scripted before."""
@@ -77,7 +88,12 @@ class Gpu:
         return drawn_seed(self.options, self.ledger.next_id)
 
     def admit(
-        self, *, prompt: str | None = None, digest: str | None = None, seed: int | None = None
+        self,
+        *,
+        prompt: str | None = None,
+        digest: str | None = None,
+        seed: int | None = None,
+        model: str | None = None,
     ) -> Job | None:
         """Take a job in; None when its fault is that the server is busy."""
         fault, self._scripts = next_fault(self._scripts)
@@ -88,6 +104,7 @@ class Gpu:
             prompt=None if prompt is None else prompt[:PROMPT_KEPT],
             digest=digest,
             seed=seed,
+            model=model,
             fault=fault,
             received_at=self.clock(),
         )
@@ -115,15 +132,28 @@ class Gpu:
             raise
         running = self.ledger.start(job, self.clock())
         outcome = Outcome.INTERRUPTED
+        self.current = turn = Turn(running, self)
         try:
-            yield Turn(running, self)
-            outcome = Outcome.DONE
+            await self._load(job.model)
+            turn.loading = False
+            yield turn
+            outcome = Outcome.INTERRUPTED if turn.interrupted else Outcome.DONE
         except Exception:
             outcome = Outcome.FAILED
             raise
         finally:
+            self.current = None
             self.ledger.close(running, outcome, self.clock())
             self._lock.release()
+
+    async def _load(self, model: str | None) -> None:
+        """Have this model in memory, which takes its time unless it is there already."""
+        if model is None:
+            return
+        if model not in self._loaded:
+            await asyncio.sleep(self.options.load_s)
+            self._loads += 1
+        self._loaded = loaded_with(self._loaded, model, self.options.keeps)
 
     async def hang(self, seconds: float | None) -> None:
         """Wait until `clear` is called, or for so long."""
@@ -141,19 +171,29 @@ class Gpu:
 
 
 class Turn:
-    """The GPU in the hands of one job."""
+    """The GPU in the hands of one job: `loading` its model, then after so many steps, `step`."""
 
     def __init__(self, job: Job, gpu: Gpu) -> None:
+        self.job = job
+        self.loading = True
+        self.step = 0
+        self.interrupted = False
         self._fault = job.fault
         self._gpu = gpu
         self._began = gpu.clock()
 
     async def work(self, durations_s: Sequence[float]) -> None:
-        """Take these steps. Late wake-ups are made up for, so their sum is true."""
+        """Take these steps. Late wake-ups are made up for, so their sum is true.
+
+        Whoever sets `interrupted` has them end after the step that is under way.
+        """
         due = self._gpu.clock()
         for duration_s in durations_s:
+            if self.interrupted:
+                return
             due += duration_s
             await asyncio.sleep(max(0.0, due - self._gpu.clock()))
+            self.step += 1
 
     async def stumble(self) -> None:
         """Let the fault of this job strike here, in its middle.

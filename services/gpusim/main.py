@@ -16,7 +16,16 @@ from services.gpusim.app import assemble
 from services.gpusim.door import Door
 from services.gpusim.gpu import Gpu
 from services.gpusim.model import Options, ProfileName
-from services.gpusim.profiles import Profile, openai, sdcpp, whisper
+from services.gpusim.profiles import (
+    Profile,
+    a1111,
+    comfyui,
+    openai,
+    sdcpp,
+    whisper,
+    whisper_asr,
+    whispercpp,
+)
 
 _LAST_ANSWERS_S = 0.05
 """How long answers that are under way may take when the server stops."""
@@ -25,6 +34,12 @@ _DEFAULT_MODEL = {
     ProfileName.SDCPP: sdcpp.MODEL,
     ProfileName.OPENAI: openai.MODEL,
     ProfileName.WHISPER: whisper.MODEL,
+    ProfileName.WHISPERCPP: whispercpp.MODEL,
+    ProfileName.WHISPER_ASR: whisper_asr.MODEL,
+    ProfileName.A1111: a1111.MODEL,
+    ProfileName.KOBOLDCPP: a1111.MODEL,
+    ProfileName.COMFYUI: comfyui.MODEL,
+    ProfileName.COMFYUI_OLD: comfyui.MODEL,
 }
 
 
@@ -85,7 +100,7 @@ def _built(options: Options, die: Callable[[int], object]) -> tuple[Profile, Gpu
         return offset_s + clock.monotonic()
 
     models = options.models or (_DEFAULT_MODEL[options.profile],)
-    gpu = Gpu(options, models[0], unix_s, die)
+    gpu = Gpu(options, models, unix_s, die)
     match options.profile:
         case ProfileName.SDCPP:
             return sdcpp.SdCpp(gpu, models[0]), gpu
@@ -93,3 +108,11 @@ def _built(options: Options, die: Callable[[int], object]) -> tuple[Profile, Gpu
             return openai.OpenAI(gpu, models), gpu
         case ProfileName.WHISPER:
             return whisper.Whisper(gpu, models, speech.load), gpu
+        case ProfileName.WHISPERCPP:
+            return whispercpp.WhisperCpp(gpu, speech.load), gpu
+        case ProfileName.WHISPER_ASR:
+            return whisper_asr.WhisperAsr(gpu, speech.load), gpu
+        case ProfileName.A1111 | ProfileName.KOBOLDCPP:
+            return a1111.A1111(gpu, models), gpu
+        case ProfileName.COMFYUI | ProfileName.COMFYUI_OLD:
+            return comfyui.ComfyUI(gpu, models), gpu

@@ -40,6 +40,18 @@ class ProfileName(enum.StrEnum):
     """vLLM-Omni's image server."""
     WHISPER = "whisper"
     """speaches; the transcriptions are real."""
+    WHISPERCPP = "whispercpp"
+    """whisper.cpp's `whisper-server`; real ones as well."""
+    WHISPER_ASR = "whisper_asr"
+    """whisper-asr-webservice; real ones as well."""
+    A1111 = "a1111"
+    """AUTOMATIC1111's web UI, or Forge."""
+    KOBOLDCPP = "koboldcpp"
+    """The same routes without progress and interruption."""
+    COMFYUI = "comfyui"
+    """ComfyUI."""
+    COMFYUI_OLD = "comfyui_old"
+    """One that cannot cancel a job by its id, and interrupts whatever runs."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,11 +69,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Spread of the log-normal step time; the mean does not depend on it."""
     startup_s: Seconds = 0.0
     """Nothing listens for so long, as while a real server loads its model."""
+    load_s: Seconds = 0.0
+    """How much longer a job takes whose model is not loaded."""
+    keeps: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """So many models stay loaded, those that were used last; at the start the first ones are."""
     seed: int = 0
     fail_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     """This share of the jobs ends with the profile's server error."""
     api_key: str | None = None
-    """When given, requests need it as their Bearer token."""
+    """When given, requests need it: as their Bearer token, or as `user:password` by HTTP Basic."""
     retention_s: Seconds = 600.0
     """How long an sd-server keeps a finished job."""
 
@@ -124,6 +140,11 @@ def step_times_s(options: Options, job: int, area: int, steps: int) -> list[floa
     ]
 
 
+def loaded_with(loaded: tuple[str, ...], model: str, keeps: int) -> tuple[str, ...]:
+    """Name the models that are loaded once this one is used; the one that was used last comes first."""
+    return (model, *(other for other in loaded if other != model))[:keeps]
+
+
 def fails_by_chance(options: Options, job: int) -> bool:
     """Whether that job belongs to the share that fails."""
     return chance(options.seed, job, "fails") < options.fail_rate
@@ -142,7 +163,7 @@ class Outcome(enum.StrEnum):
     DONE = "done"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
-    """Ended while it ran: the client went away, or the server stops."""
+    """Ended while it ran: the client went away or interrupted it, or the server stops."""
     CANCELLED = "cancelled"
     """Ended before it ran."""
     REFUSED = "refused"
@@ -157,6 +178,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     digest: str | None = None
     """SHA-256 of the file that came with it."""
     seed: int | None = None
+    model: str | None = None
+    """What it needs loaded; None for the one that always is."""
     fault: Script | None = None
     received_at: float
     started_at: float | None = None
@@ -204,3 +227,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """For how long the GPU has been held by jobs."""
     since_s: float
     """For how long the server has been up."""
+    loads: int = 0
+    """How often a model was loaded since the start."""
+    loaded: tuple[str, ...] = ()
+    """The models that are, the one that was used last first."""

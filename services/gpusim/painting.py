@@ -23,7 +23,8 @@ GARBAGE = hashlib.sha256(b"not an image").digest() * 16
 async def paint(gpu: Gpu, job: Job, pictures: Sequence[Picture], image_format: str) -> list[bytes]:
     """Run an admitted job to its end and give its images, encoded.
 
-    Raises JobFailedError. When cancelled, it leaves the GPU at once.
+    Raises JobFailedError. When cancelled, it leaves the GPU at once; when interrupted, what it gives is
+    drawn with the steps that there were.
     """
     first = pictures[0]
     area, steps = first.width * first.height, first.steps * len(pictures)
@@ -35,6 +36,8 @@ async def paint(gpu: Gpu, job: Job, pictures: Sequence[Picture], image_format: s
         await turn.work(durations_s[middle:])
         if turn.spoiled:
             return [GARBAGE for _ in pictures]
+        if turn.interrupted:
+            pictures = [replace(each, steps=max(1, min(turn.step, each.steps))) for each in pictures]
         images = [await asyncio.to_thread(render, each, image_format) for each in pictures]
         await turn.drag()
     return images

@@ -7,6 +7,8 @@ Everything here blocks: call it in a thread.
 import importlib
 import io
 import os
+import threading
+from itertools import takewhile
 from typing import Any
 
 from services.gpusim.transcript import Segment, Transcript, Word
@@ -31,12 +33,13 @@ class EmptyAudioError(AudioError):
 
 
 class Recognizer:
-    """A model in memory. One call at a time."""
+    """A model in memory. It hears one recording at a time; another one waits for its turn."""
 
     # Any: see Waveform
     def __init__(self, model: Any, decode_audio: Any) -> None:
         self._model = model
         self._decode_audio = decode_audio
+        self._lock = threading.Lock()
 
     def decode(self, content: bytes) -> Waveform:
         """Decode a file of any format that FFmpeg knows. Raises AudioError."""
@@ -51,9 +54,27 @@ class Recognizer:
         return waveform
 
     def transcribe(
-        self, waveform: Waveform, *, prompt: str | None, temperature: float, words: bool
+        self,
+        waveform: Waveform,
+        stopped: threading.Event,
+        *,
+        prompt: str | None,
+        temperature: float,
+        words: bool,
     ) -> Transcript:
-        """Listen to all of it."""
+        """Listen to all of it, or until the end of the segment in which it is stopped."""
+        with self._lock:
+            return self._transcribed(waveform, stopped, prompt, temperature, words=words)
+
+    def _transcribed(
+        self,
+        waveform: Waveform,
+        stopped: threading.Event,
+        prompt: str | None,
+        temperature: float,
+        *,
+        words: bool,
+    ) -> Transcript:
         segments, about = self._model.transcribe(
             waveform,
             beam_size=1,
@@ -62,7 +83,7 @@ class Recognizer:
             temperature=temperature,
             word_timestamps=words,
         )
-        heard = tuple(_segment(segment) for segment in segments)
+        heard = tuple(_segment(segment) for segment in takewhile(lambda _: not stopped.is_set(), segments))
         return Transcript(language=LANGUAGE, duration=float(about.duration), segments=heard)
 
 

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from schemas import registry, subjects
 from schemas.ids import BackendId
+from schemas.registering import merged
 from schemas.registry import Backend, Source, Wanted
 from services.bus.buckets import Bucket
 from services.bus.connection import Bus
@@ -46,7 +47,7 @@ async def prepare(bus: Bus, settings: Settings) -> None:
 
 
 async def seed(bucket: Bucket, configured: Backend) -> str | None:
-    """Put a configured backend into the registry; what is wanted of it, and learned, is kept."""
+    """Put a configured backend into the registry; what was changed since, and learned, is kept."""
     while True:
         entry = await bucket.get(configured.name)
         if entry.value is None and entry.revision:
@@ -70,17 +71,3 @@ async def retire(bucket: Bucket, configured: set[BackendId]) -> list[str]:
         if gone != backend and await bucket.replace(entry.key, registry.encode(gone), entry.revision):
             lines.append(f"retired backend {backend.name} at {backend.url}")
     return lines
-
-
-def merged(known: Backend | None, configured: Backend) -> Backend:
-    """Say what the registry should hold: the configured url, and from what is known the rest."""
-    if known is None:
-        return configured
-    learned = known.url == configured.url
-    return replace(
-        configured,
-        wanted=configured.wanted if known.wanted is Wanted.GONE else known.wanted,
-        source=Source.CONFIG,
-        learned_protocol=known.learned_protocol if learned else None,
-        learned_models=known.learned_models,
-    )

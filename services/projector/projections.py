@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from schemas import envelope, views
+from schemas import envelope, views, work
 from schemas.commands import due
 from schemas.events import TOKENS, Recorded, Undecodable
 from schemas.ids import TaskId
@@ -45,6 +45,7 @@ class Fold:
         self._depths: Counter[str] = Counter()
         self._queues: Counter[tuple[str, str, Status]] = Counter()
         self.events: list[Row] = []
+        self.tags: list[Row] = []
         self.ignored = 0
 
     def missing(self, task_id: TaskId) -> bool:
@@ -68,6 +69,8 @@ class Fold:
         home = known.address if known else address
         self._known[recorded.task_id] = Known(number, after, home)
         self._changed.add(recorded.task_id)
+        if known is None and after.submission:
+            self.tags += ((tag, number) for tag in after.submission.tags)
         self._count(before, -1, home)
         self._count(after, 1, home)
         token = TOKENS[type(recorded.event)]
@@ -128,6 +131,13 @@ def _row(known: Known) -> Row:
         task.sequence,
         lane.model,
         envelope.timestamp(task.submitted_at) if task.submitted_at else None,
+        lane.priority,
+        made.user if made else None,
+        work.units(made) if made else 0.0,
+        made.origin if made else None,
+        task.attempts[-1].backend if task.attempts else None,
+        task.error.code if task.error else None,
+        envelope.timestamp(task.finished_at) if task.finished_at else None,
         views.encoded(task, known.address),
         _encode(task),
     )

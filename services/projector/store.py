@@ -180,6 +180,7 @@ def _fold_into(database: sqlite3.Connection, batch: list[Stored]) -> int:
         database,
         [
             (readmodel.UPSERT_TASK, fold.tasks()),
+            (readmodel.INSERT_TAG, fold.tags),
             (readmodel.INSERT_EVENT, fold.events),
             (readmodel.DELETE_PROGRESS, fold.not_running()),
             (readmodel.ADD_COUNT, fold.counts()),

@@ -16,9 +16,10 @@ from schemas.subjects import Lane
 class Gpu(Struct, frozen=True, kw_only=True):
     """A backend that takes work. Durations in seconds.
 
-    ``models`` maps the slugs that a task may ask for to the backend's own names. ``free`` are the numbers of
-    its slots that could start now; ``rests_s`` says of each other slot how long it is expected to be busy
-    still. ``turn`` counts when it was last given work.
+    ``models`` maps the slugs that a task may ask for to the backend's own names. ``free`` are the numbers
+    of its slots that could start now; ``rests_s`` says of each other slot how long it is expected to be
+    busy still. ``learned.warm`` is what will be loaded then: what runs now is in it. ``turn`` counts when
+    it was last given work.
     """
 
     name: BackendId

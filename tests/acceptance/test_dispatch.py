@@ -3,7 +3,8 @@
 import asyncio
 import signal
 
-from services.gpusim.model import Fault
+from schemas.ids import TaskId
+from services.gpusim.model import Fault, ProfileName
 from tests.acceptance.conftest import MakeCluster
 from tests.cluster import Cluster, eventually, finals, types
 
@@ -12,9 +13,61 @@ async def busy(cluster: Cluster, variable: str) -> bool:
     return (await cluster.gpus[variable].stats()).running == 1
 
 
-async def test_a_task_of_a_killed_dispatcher_is_finished_by_another(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(lease_s=3, unknown_run_s=3)
+async def told(cluster: Cluster, task_id: TaskId, event: str, times: int = 1) -> bool:
+    return types(await cluster.history(task_id)).count(event) >= times
+
+
+async def drawn(cluster: Cluster, jobs: int) -> bool:
+    return (await cluster.gpus["IMAGE_GEN_URL_1"].stats()).jobs.done >= jobs
+
+
+async def test_a_job_of_a_killed_dispatcher_is_gone_on_with_and_the_gpu_has_run_it_once(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster(lease_s=3)
     gpu = await cluster.gpu("IMAGE_GEN_URL_1")
+    await cluster.start("projector", "api")
+    [first] = await cluster.start("dispatcher-1")
+    await gpu.script(Fault.HANG)
+    task_id = await cluster.submit()
+    await eventually(lambda: told(cluster, task_id, "attached"), "the job has its id")
+    first.kill()
+    await cluster.start("dispatcher-2")
+    await eventually(lambda: told(cluster, task_id, "attached", 2), "the job is gone on with")
+    await gpu.clear()
+
+    document = await cluster.finished(task_id)
+
+    assert document["status"] == "DONE"
+    assert [attempt["error"] for attempt in document["attempts"]] == [None]
+    assert types(await cluster.history(task_id)) == ["submitted", "started", "attached", "attached", "done"]
+    stats = await gpu.stats()
+    assert (stats.jobs.received, stats.jobs.done, stats.max_waiting) == (1, 1, 1)
+
+
+async def test_a_job_that_ended_while_no_dispatcher_lived_is_fetched(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(lease_s=2)
+    gpu = await cluster.gpu("IMAGE_GEN_URL_1")
+    await cluster.start("projector", "api")
+    [first] = await cluster.start("dispatcher-1")
+    await gpu.script(Fault.HANG)
+    task_id = await cluster.submit()
+    await eventually(lambda: told(cluster, task_id, "attached"), "the job has its id")
+    first.kill()
+    await gpu.clear()
+    await eventually(lambda: drawn(cluster, 1), "the job has ended")
+    await cluster.start("dispatcher-2")
+
+    document = await cluster.finished(task_id)
+
+    assert document["status"] == "DONE"
+    assert len(document["attempts"]) == 1
+    assert (await gpu.stats()).jobs.received == 1
+
+
+async def test_a_request_of_a_killed_dispatcher_is_made_again_by_another(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(lease_s=3, unknown_run_s=3)
+    gpu = await cluster.gpu("IMAGE_GEN_URL_1", profile=ProfileName.OPENAI)
     await cluster.start("projector", "api")
     [first] = await cluster.start("dispatcher-1")
     await gpu.script(Fault.HANG)
@@ -43,31 +96,27 @@ async def test_a_frozen_dispatcher_that_wakes_up_neither_repeats_nor_overbooks(
     [sleeper] = await cluster.start("dispatcher-1")
     await gpu.script(Fault.HANG)
     task_id = await cluster.submit()
-    await eventually(lambda: busy(cluster, "IMAGE_GEN_URL_1"), "the GPU works")
+    await eventually(lambda: told(cluster, task_id, "attached"), "the job has its id")
     sleeper.freeze()
-    [second] = await cluster.start("dispatcher-2")
+    await cluster.start("dispatcher-2")
     later = await cluster.submit("a blue whale")
 
-    async def taken_over() -> bool:
-        return "slot.recovering" in second.log.read_text()
-
-    # The second dispatcher takes the slot over, waits for the GPU that is still at work for the first one,
-    # and runs the later task there while the first one sleeps.
-    await eventually(taken_over, "the slot is taken over")
+    # The second dispatcher goes on with the job of the first one, and the later task waits for that.
+    await eventually(lambda: told(cluster, task_id, "attached", 2), "the job is gone on with")
     assert (await cluster.document(later))["status"] == "QUEUED"
+    sleeper.wake()
     await gpu.clear()
     assert (await cluster.finished(later))["status"] == "DONE"
-    sleeper.wake()
     document = await cluster.finished(task_id)
     await asyncio.gather(*(cluster.submit(f"fox {n}") for n in range(20)))
 
-    async def all_done() -> bool:
-        return (await gpu.stats()).jobs.done >= 22
-
-    await eventually(all_done, "everything is drawn")
+    await eventually(lambda: drawn(cluster, 22), "everything is drawn")
     assert document["status"] == "DONE"
     assert len(finals(await cluster.history(task_id))) == 1
-    assert (await gpu.stats()).max_waiting == 1
+    async with cluster.http.get(f"{cluster.url}{document['result_url']}") as answer:
+        assert answer.status == 200, "what came too late has not taken the result away"
+    stats = await gpu.stats()
+    assert (stats.jobs.received, stats.max_waiting) == (22, 1)
 
 
 async def test_a_draining_dispatcher_finishes_what_it_has_and_takes_no_more(
@@ -89,11 +138,35 @@ async def test_a_draining_dispatcher_finishes_what_it_has_and_takes_no_more(
     assert (await gpu.stats()).jobs.received == 1
 
 
-async def test_a_dispatcher_hands_back_what_does_not_end_within_its_grace(
+async def test_a_job_that_does_not_end_within_the_grace_is_gone_on_with_by_another(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster(drain_grace_s=0.2)
+    gpu = await cluster.gpu("IMAGE_GEN_URL_1")
+    await cluster.start("projector", "api")
+    [dispatcher] = await cluster.start("dispatcher-1")
+    await gpu.script(Fault.HANG)
+    task_id = await cluster.submit()
+    await eventually(lambda: told(cluster, task_id, "attached"), "the job has its id")
+    dispatcher.signal(signal.SIGTERM)
+    assert await dispatcher.ended() == 0
+    assert (await cluster.document(task_id))["status"] == "RUNNING"
+    await cluster.start("dispatcher-2")
+    await eventually(lambda: told(cluster, task_id, "attached", 2), "the job is gone on with")
+    await gpu.clear()
+
+    document = await cluster.finished(task_id)
+
+    assert document["status"] == "DONE"
+    assert [attempt["error"] for attempt in document["attempts"]] == [None]
+    assert (await gpu.stats()).jobs.received == 1
+
+
+async def test_a_request_that_does_not_end_within_the_grace_is_handed_back(
     make_cluster: MakeCluster,
 ) -> None:
     cluster = make_cluster(drain_grace_s=0.2, lease_s=2, unknown_run_s=2)
-    gpu = await cluster.gpu("IMAGE_GEN_URL_1")
+    gpu = await cluster.gpu("IMAGE_GEN_URL_1", profile=ProfileName.OPENAI)
     await cluster.start("projector", "api")
     [dispatcher] = await cluster.start("dispatcher-1")
     await gpu.script(Fault.HANG)

@@ -7,12 +7,13 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Final, Protocol
 
 import aiohttp
 
-from schemas import registry
+from schemas import registry, workflow
 from schemas.ids import BackendId, TaskId
 from schemas.registry import KIND_OF, Backend
 from schemas.requests import ImageRequest, Kind, SpeechRequest
@@ -23,6 +24,7 @@ from services.dispatcher.backends.base import (
     Failed,
     Finished,
     Job,
+    Ready,
     Refused,
     Report,
 )
@@ -35,12 +37,19 @@ from tests.fakes import HOLD, FakeAdapter, FakeCall
 SPEECH: Final = Path(
     "/usr/share/pocketsphinx/test/data/librivox/sense_and_sensibility_01_austen_64kb-0930.wav"
 )
+WORKFLOW: Final = workflow.read(
+    Path(__file__).parents[2].joinpath("deploy/comfyui/text-to-image.json").read_bytes()
+)
 SPOKEN: Final = {"he", "might", "even", "have", "been", "made", "amiable", "himself"}
 
 PROFILES: Final = {
     registry.Protocol.SDCPP: ProfileName.SDCPP,
     registry.Protocol.OPENAI_IMAGES: ProfileName.OPENAI,
+    registry.Protocol.SDAPI: ProfileName.A1111,
+    registry.Protocol.COMFYUI: ProfileName.COMFYUI,
     registry.Protocol.OPENAI_STT: ProfileName.WHISPER,
+    registry.Protocol.WHISPERCPP: ProfileName.WHISPERCPP,
+    registry.Protocol.WHISPER_ASR: ProfileName.WHISPER_ASR,
 }
 
 
@@ -59,11 +68,28 @@ class Rig(Protocol):
     def kind(self) -> Kind: ...
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str | None:
+        """Give the model that the backend names, None where it names none."""
+        ...
 
     @property
     def attaches(self) -> bool:
         """Say whether the protocol gives a job an id."""
+        ...
+
+    @property
+    def shows_idle(self) -> bool:
+        """Say whether the protocol tells, without an id, that nothing runs."""
+        ...
+
+    @property
+    def hangs_up(self) -> bool:
+        """Say whether a call that is stopped lets go of the backend at once, which frees the GPU."""
+        ...
+
+    @property
+    def answers_busy(self) -> bool:
+        """Say whether a probe is answered while a job runs."""
         ...
 
     async def hold(self) -> None: ...
@@ -77,6 +103,9 @@ class Rig(Protocol):
 
 class FakeRig:
     attaches = True
+    shows_idle = False
+    hangs_up = False
+    answers_busy = True
     model = "fake"
 
     def __init__(self, kind: Kind) -> None:
@@ -97,7 +126,7 @@ class FakeRig:
             self._held.release()
 
     async def received(self) -> int:
-        return self.adapter.started.qsize()
+        return len(self.adapter.begun)
 
 
 class SimulatorRig:
@@ -109,11 +138,14 @@ class SimulatorRig:
         url: str,
         gone_url: str,
         protocol: registry.Protocol,
-        model: str,
+        model: str | None,
     ) -> None:
         backend = backend_at(url, protocol)
         self.kind = KIND_OF[protocol]
-        self.attaches = protocol is registry.Protocol.SDCPP
+        self.attaches = protocol in (registry.Protocol.SDCPP, registry.Protocol.COMFYUI)
+        self.hangs_up = protocol is registry.Protocol.WHISPERCPP
+        self.answers_busy = protocol is not registry.Protocol.WHISPER_ASR
+        self.shows_idle = protocol in (registry.Protocol.SDAPI, registry.Protocol.COMFYUI)
         self.adapter = adapter_for(session, backend)
         self.gone = adapter_for(session, backend_at(gone_url, protocol))
         self.model = model
@@ -138,10 +170,15 @@ class SimulatorRig:
 
 @asynccontextmanager
 async def simulated(
-    session: aiohttp.ClientSession, protocol: registry.Protocol, port: int = 0
+    session: aiohttp.ClientSession,
+    protocol: registry.Protocol,
+    port: int = 0,
+    *,
+    profile: ProfileName | None = None,
+    step_ms: float = 0,
 ) -> AsyncIterator[SimulatorRig]:
-    """Run a server that draws at once, and wait until it is ready."""
-    options = Options(profile=PROFILES[protocol], port=port, step_ms=0)
+    """Run a server that draws at once unless told otherwise, and wait until it is ready."""
+    options = Options(profile=profile or PROFILES[protocol], port=port, step_ms=step_ms)
     async with running(options) as url:
         model = await ready_model(adapter_for(session, backend_at(url, protocol)))
         with refusing() as gone_url:
@@ -163,6 +200,7 @@ def backend_at(
         protocol=protocol,
         api_key=api_key,
         disconnect_cancels=disconnect_cancels,
+        workflow=WORKFLOW if protocol is registry.Protocol.COMFYUI else None,
     )
 
 
@@ -174,17 +212,22 @@ def refusing() -> Iterator[str]:
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
-async def ready_model(adapter: Adapter) -> str:
-    """Wait until the backend is ready, and give its first model."""
-    names: list[str] = []
+async def ready_model(adapter: Adapter) -> str | None:
+    """Wait until the backend is ready, and give its first model, None where it names none."""
+    found: list[Ready] = []
 
     async def ready() -> bool:
         health = await adapter.probe(2.0)
-        names.extend(getattr(health, "models", ()))
-        return bool(names)
+        if isinstance(health, Ready):
+            found.append(health)
+        return bool(found)
 
     await eventually(ready)
-    return names[0]
+    return next(iter(found[0].models), None)
+
+
+_attempts = count(1)
+"""An attempt is made once, so that what a backend knows it by is used once."""
 
 
 def job(rig: Rig, *, seed: int = 7, n: int = 1, width: int = 128, height: int = 64) -> Job:
@@ -199,7 +242,10 @@ def job(rig: Rig, *, seed: int = 7, n: int = 1, width: int = 128, height: int = 
 def image_job(model: str | None, *, seed: int = 7, n: int = 1, width: int = 128, height: int = 64) -> Job:
     request = ImageRequest(prompt="a red fox", seed=seed, n=n, width=width, height=height, steps=4)
     return Job(
-        task_id=TaskId("0199d4e8-7c1a-7000-8000-0123456789ab"), attempt=1, request=request, model=model
+        task_id=TaskId("0199d4e8-7c1a-7000-8000-0123456789ab"),
+        attempt=next(_attempts),
+        request=request,
+        model=model,
     )
 
 

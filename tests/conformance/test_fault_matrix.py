@@ -51,6 +51,22 @@ EXPECTED = {
     (Protocol.OPENAI_IMAGES, Fault.REFUSE): DOWN,
     (Protocol.OPENAI_IMAGES, Fault.BUSY): BUSY,
     (Protocol.OPENAI_IMAGES, Fault.CRASH): LOST,
+    (Protocol.SDAPI, Fault.HTTP500): ERROR,
+    (Protocol.SDAPI, Fault.OOM): OUT_OF_MEMORY,
+    (Protocol.SDAPI, Fault.HANG): CANCELLED,
+    (Protocol.SDAPI, Fault.SLOW): SUCCESS,
+    (Protocol.SDAPI, Fault.GARBAGE): BAD_IMAGE,
+    (Protocol.SDAPI, Fault.REFUSE): DOWN,
+    (Protocol.SDAPI, Fault.BUSY): BUSY,
+    (Protocol.SDAPI, Fault.CRASH): LOST,
+    (Protocol.COMFYUI, Fault.HTTP500): ERROR,
+    (Protocol.COMFYUI, Fault.OOM): OUT_OF_MEMORY,
+    (Protocol.COMFYUI, Fault.HANG): CANCELLED,
+    (Protocol.COMFYUI, Fault.SLOW): SUCCESS,
+    (Protocol.COMFYUI, Fault.GARBAGE): BAD_IMAGE,
+    (Protocol.COMFYUI, Fault.REFUSE): DOWN,
+    (Protocol.COMFYUI, Fault.BUSY): BUSY,
+    (Protocol.COMFYUI, Fault.CRASH): LOST,
     (Protocol.OPENAI_STT, Fault.HTTP500): ERROR,
     (Protocol.OPENAI_STT, Fault.OOM): OUT_OF_MEMORY,
     (Protocol.OPENAI_STT, Fault.HANG): CANCELLED,
@@ -59,6 +75,22 @@ EXPECTED = {
     (Protocol.OPENAI_STT, Fault.REFUSE): DOWN,
     (Protocol.OPENAI_STT, Fault.BUSY): BUSY,
     (Protocol.OPENAI_STT, Fault.CRASH): LOST,
+    (Protocol.WHISPERCPP, Fault.HTTP500): ERROR,
+    (Protocol.WHISPERCPP, Fault.OOM): OUT_OF_MEMORY,
+    (Protocol.WHISPERCPP, Fault.HANG): CANCELLED,
+    (Protocol.WHISPERCPP, Fault.SLOW): SUCCESS,
+    (Protocol.WHISPERCPP, Fault.GARBAGE): BAD_TRANSCRIPT,
+    (Protocol.WHISPERCPP, Fault.REFUSE): DOWN,
+    (Protocol.WHISPERCPP, Fault.BUSY): BUSY,
+    (Protocol.WHISPERCPP, Fault.CRASH): LOST,
+    (Protocol.WHISPER_ASR, Fault.HTTP500): ERROR,
+    (Protocol.WHISPER_ASR, Fault.OOM): ERROR,
+    (Protocol.WHISPER_ASR, Fault.HANG): CANCELLED,
+    (Protocol.WHISPER_ASR, Fault.SLOW): SUCCESS,
+    (Protocol.WHISPER_ASR, Fault.GARBAGE): BAD_TRANSCRIPT,
+    (Protocol.WHISPER_ASR, Fault.REFUSE): DOWN,
+    (Protocol.WHISPER_ASR, Fault.BUSY): BUSY,
+    (Protocol.WHISPER_ASR, Fault.CRASH): LOST,
 }
 
 EVERY = tuple(product(Protocol, Fault))
@@ -101,8 +133,9 @@ async def _released(rig: SimulatorRig) -> Failed:
         await rig.held()
         assert not ending.done()
         await call.stop()
-        await eventually(rig.busy)
-        assert not ending.done()
+        if not rig.hangs_up:
+            await eventually(rig.busy)
+            assert not ending.done()
         await rig.release()
     return ending.result()
 

@@ -115,7 +115,7 @@ async def test_a_key_is_sent_and_a_wrong_one_is_a_misconfiguration(
         await eventually(ready)
         health = await right.probe(2.0)
         assert isinstance(health, Ready)
-        await finished(right.call(job_for(protocol, health.models[0])))
+        await finished(right.call(job_for(protocol, next(iter(health.models), None))))
         wrong = adapter_for(session, backend_at(url, protocol, api_key="wrong"))
         assert isinstance(await wrong.probe(2.0), Misconfigured)
         ended = await failed(wrong.call(job_for(protocol)))

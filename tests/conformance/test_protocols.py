@@ -1,4 +1,4 @@
-"""What is particular to one protocol: re-attachable jobs, disconnects, forms, recognition."""
+"""What is particular to one protocol: re-attachable jobs, disconnects, recognition."""
 
 import asyncio
 
@@ -8,11 +8,10 @@ from aiohttp import web
 
 from schemas.events import ErrorClass
 from schemas.registry import KIND_OF, Protocol
-from schemas.requests import Kind, SpeechRequest
+from schemas.requests import Kind
 from services.dispatcher.backends.base import Health, Loading, Misconfigured, Refused, Silent
 from services.dispatcher.backends.detect import adapter_for, recognise
 from tests.conformance.rigs import (
-    SPOKEN,
     backend_at,
     eventually,
     failed,
@@ -21,7 +20,6 @@ from tests.conformance.rigs import (
     job,
     refusing,
     simulated,
-    speech_job,
 )
 from tests.conformance.servers import serving, silent
 
@@ -134,49 +132,6 @@ async def test_a_silent_server_keeps_its_job_for_as_long_as_it_likes(
     assert (await reports).error.code == "connection_lost"
 
 
-async def test_speech_is_heard_and_its_length_is_known(session: aiohttp.ClientSession) -> None:
-    async with simulated(session, Protocol.OPENAI_STT) as rig:
-        ended = await finished(rig.adapter.call(job(rig)))
-    assert ended.audio_s == pytest.approx(3.29, abs=0.1)
-    assert set((ended.text or "").lower().strip(".").split()) == SPOKEN
-
-
-async def test_words_have_their_times_where_they_are_asked_for(session: aiohttp.ClientSession) -> None:
-    request = SpeechRequest(
-        artifact="a-1",
-        word_timestamps=True,
-        response_format="verbose_json",
-        language="en",
-        prompt="Austen.",
-    )
-    async with simulated(session, Protocol.OPENAI_STT) as rig:
-        ended = await finished(rig.adapter.call(speech_job(rig.model, request)))
-    assert b'"words":[{"word":' in ended.outputs[0].data
-
-
-async def test_a_translation_has_its_own_route(session: aiohttp.ClientSession) -> None:
-    request = SpeechRequest(artifact="a-1", translate=True, response_format="verbose_json")
-    async with simulated(session, Protocol.OPENAI_STT) as rig:
-        ended = await finished(rig.adapter.call(speech_job(rig.model, request)))
-    assert ended.outputs[0].data.startswith(b'{"task":"translate"')
-
-
-async def test_what_is_no_recording_is_refused_for_good(session: aiohttp.ClientSession) -> None:
-    async with simulated(session, Protocol.OPENAI_STT) as rig:
-        noise = speech_job(rig.model, SpeechRequest(artifact="a-1"), content=b"not audio at all")
-        ended = await failed(rig.adapter.call(noise))
-    assert (ended.error.error_class, ended.error.code) == (ErrorClass.PERMANENT, "rejected_by_backend")
-    assert "decode audio" in ended.error.message
-
-
-async def test_a_model_that_the_backend_lacks_is_its_misconfiguration(
-    session: aiohttp.ClientSession,
-) -> None:
-    async with simulated(session, Protocol.OPENAI_STT) as rig:
-        ended = await failed(rig.adapter.call(speech_job("no/such", SpeechRequest(artifact="a-1"))))
-    assert (ended.error.error_class, ended.error.code) == (ErrorClass.MISCONFIGURED, "model_missing")
-
-
 @pytest.mark.parametrize("protocol", Protocol)
 async def test_a_plain_url_is_recognised_by_its_routes(
     session: aiohttp.ClientSession, protocol: Protocol
@@ -192,6 +147,7 @@ async def test_a_plain_url_is_recognised_by_its_routes(
         (Kind.IMAGE, 401, Misconfigured),
         (Kind.IMAGE, 503, Loading),
         (Kind.SPEECH, 404, Misconfigured),
+        (Kind.SPEECH, 503, Loading),
         (Kind.SPEECH, 403, Misconfigured),
     ],
 )
@@ -203,15 +159,6 @@ async def test_a_server_that_is_not_recognised_says_why(
 
     async with serving(answer) as url:
         assert isinstance(await recognise(session, backend_at(url, None, kind=kind), 2.0), expected)
-
-
-async def test_a_speech_server_that_still_loads_is_recognised(session: aiohttp.ClientSession) -> None:
-    async def answer(_request: web.Request) -> web.Response:
-        return web.json_response({"status": "loading model"}, status=503)
-
-    async with serving(answer) as url:
-        found = await recognise(session, backend_at(url, None, kind=Kind.SPEECH), 2.0)
-    assert found is Protocol.OPENAI_STT
 
 
 @pytest.mark.parametrize("kind", Kind)

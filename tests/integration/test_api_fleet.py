@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from schemas import fleet, readmodel, registry
 from schemas import lease as leases
-from schemas import readmodel, registry
 from schemas.errors import Code
 from schemas.events import AttemptFailed, TaskError
+from schemas.fleet import Circuit, Condition, Health, Learned
 from schemas.ids import BackendId, TaskId
 from schemas.lease import RELEASED, Lease
 from schemas.registry import Backend, Protocol, Wanted
 from schemas.requests import Kind
-from schemas.subjects import BACKENDS, LEASES, lease_key
+from schemas.subjects import BACKENDS, FLEET, LEASES, lease_key
 from services import clock
 from services.bus.buckets import Bucket
 from tests.api import Json, Rig, eventually, running, settings_for
@@ -27,11 +28,12 @@ QUEUES = "/api/v1/queues"
 IMAGE = Backend(name=BackendId("image-1"), url="http://gpu:8080", kind=Kind.IMAGE)
 SPEECH = Backend(name=BackendId("speech-1"), url="http://gpu:8081", kind=Kind.SPEECH)
 TASK = TaskId("0199d4e8-7c1a-7000-8000-0123456789ab")
+NINE = datetime(2026, 11, 24, 9, tzinfo=UTC)
 BUSY = Lease(
     holder="dispatcher-7",
     task_id=TASK,
     attempt=2,
-    since=datetime(2026, 11, 24, 9, tzinfo=UTC),
+    since=NINE,
     tenant="acme",
 )
 
@@ -106,9 +108,19 @@ async def test_a_backend_is_shown_as_it_is_known(nats_server: NatsServer, tmp_pa
             "protocol": "sdcpp",
             "models": ["Qwen/Qwen-Image"],
             "slots": 1,
+            "keeps": 1,
             "weight": 1.0,
+            "labels": {},
             "wanted": "on",
             "source": "config",
+            "alive_until": None,
+            "condition": "unknown",
+            "circuit": "closed",
+            "reason": None,
+            "since": None,
+            "warm_models": [],
+            "seconds_per_unit": {},
+            "load_s": None,
             "draining": False,
             "running": [],
         }
@@ -117,6 +129,33 @@ async def test_a_backend_is_shown_as_it_is_known(nats_server: NatsServer, tmp_pa
         assert (await rig.ask("GET", f"{SHOWN}/speech-1")).json == speech
         head = await rig.ask("HEAD", f"{SHOWN}/speech-1")
         assert (head.status, head.body) == (200, b"")
+
+
+async def test_what_dispatchers_have_learned_of_a_backend_is_shown(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    async with running(settings_for(nats_server, tmp_path), projected=False) as rig:
+        await register(rig, IMAGE)
+        health = Health(condition=Condition.DOWN, reason="refused", circuit=Circuit.OPEN, since=NINE)
+        learned = Learned(seconds={"qwen-image": 0.5}, load_s=12.0, warm=("qwen-image",))
+        await write(rig, FLEET, fleet.health_key(IMAGE.name), fleet.encode(health))
+        await write(rig, FLEET, fleet.learned_key(IMAGE.name), fleet.encode(learned))
+        await write(rig, FLEET, f"{IMAGE.name}.health.of-a-newer-version", b"{")
+        expected = {
+            "condition": "down",
+            "circuit": "open",
+            "reason": "refused",
+            "since": "2026-11-24T09:00:00.000Z",
+            "warm_models": ["qwen-image"],
+            "seconds_per_unit": {"qwen-image": 0.5},
+            "load_s": 12.0,
+        }
+
+        async def seen() -> bool:
+            shown: Json = (await rig.ask("GET", f"{SHOWN}/image-1")).json
+            return {name: shown[name] for name in expected} == expected
+
+        await eventually(seen)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +264,7 @@ async def test_every_queue_that_a_backend_serves_is_there(nats_server: NatsServe
             "running": 0,
             "oldest_at": None,
             "slots": 6,
+            "paused": None,
         }
 
 
@@ -345,7 +385,7 @@ async def test_the_fleet_is_only_looked_at_and_takes_no_parameter(
         head, shown = await rig.ask("HEAD", path), await rig.ask("GET", path)
         assert (head.status, head.body) == (200, b"")
         assert head.headers["content-length"] == str(len(shown.body))
-        assert (await rig.ask("POST", path)).refusal() == (405, Code.METHOD_NOT_ALLOWED, None)
+        assert (await rig.ask("PUT", path)).refusal() == (405, Code.METHOD_NOT_ALLOWED, None)
         described = (await rig.ask("GET", "/schema")).json["paths"][path.replace("image-1", "{name}")]
         assert Code.UNKNOWN_MEMBER in described["get"]["responses"]["422"]["description"]
 
@@ -355,5 +395,5 @@ def test_the_oldest_in_line_is_found_by_its_index() -> None:
         database.executescript(readmodel.TABLES)
         plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {readmodel.QUEUES}")]
 
-    assert any("tasks_in_line" in step for step in plan), plan
+    assert any("tasks_in_queue" in step for step in plan), plan
     assert not any(step.startswith("SCAN t") for step in plan), plan

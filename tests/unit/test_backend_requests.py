@@ -10,10 +10,18 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from schemas.requests import ImageRequest, SpeechRequest
-from services.dispatcher.backends import openai_images, openai_stt, sdcpp_wire
+from services.dispatcher.backends import (
+    openai_images,
+    openai_stt,
+    sdcpp_wire,
+    speech,
+    whisper_asr,
+    whispercpp,
+)
 from services.dispatcher.backends.base import Audio, Failed
 from services.dispatcher.backends.classify import Broken, Reply, Trouble
-from services.dispatcher.backends.sdcpp_wire import JobState, Unclear
+from services.dispatcher.backends.polling import Unclear
+from services.dispatcher.backends.sdcpp_wire import JobState
 
 FOX = ImageRequest(prompt="a fox", width=640, height=480, steps=9, seed=7, n=2)
 TALK = SpeechRequest(artifact="a")
@@ -76,7 +84,7 @@ def test_the_tag_by_which_a_prompt_commands_sd_server_is_disarmed(tag: str) -> N
 async def sent(
     request: SpeechRequest, audio: Audio, model: str | None = "whisper-1"
 ) -> tuple[bytes, int, str]:
-    upload = openai_stt.multipart(request, model, audio, audio.open(), "b0undary")
+    upload = speech.multipart(openai_stt.asked(request, model), audio, audio.open(), "b0undary")
     body = b"".join([chunk async for chunk in upload.chunks])
     return body, upload.size, upload.content_type
 
@@ -116,6 +124,32 @@ async def test_a_form_has_every_field_and_the_recording_last() -> None:
         ("timestamp_granularities[]", None, b"segment"),
         ("file", "a.wav", b"RIFF"),
     ]
+
+
+def test_whisper_cpp_is_told_everything_that_it_was_perhaps_started_with() -> None:
+    plain = whispercpp.asked(TALK, "of-the-operator")
+    assert (plain.path, plain.file_field) == ("/inference", "file")
+    assert plain.fields == [
+        ("response_format", "verbose_json"),
+        ("temperature", "0.0"),
+        ("language", "auto"),
+        ("translate", "false"),
+        ("split_on_word", "true"),
+        ("no_language_probabilities", "true"),
+    ]
+    asked = whispercpp.asked(replace(TALK, language="de", translate=True, prompt="Fontane"), None)
+    assert {("language", "de"), ("translate", "true"), ("prompt", "Fontane")} < set(asked.fields)
+
+
+def test_whisper_asr_is_asked_in_the_query() -> None:
+    plain = whisper_asr.asked(TALK, "of-the-operator")
+    assert (plain.path, plain.file_field) == ("/asr?output=json&task=transcribe&encode=true", "audio_file")
+    assert plain.fields == []
+    asked = replace(TALK, language="de", translate=True, prompt="Effi & Co. + 1%", word_timestamps=True)
+    assert whisper_asr.asked(asked, None).path == (
+        "/asr?output=json&task=translate&encode=true&language=de"
+        "&initial_prompt=Effi+%26+Co.+%2B+1%25&word_timestamps=true"
+    )
 
 
 async def test_what_was_not_asked_for_is_not_in_the_form() -> None:

@@ -4,8 +4,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from schemas.requests import SpeechRequest
+from services.dispatcher.backends import languages, whisper_asr
 from services.dispatcher.backends.base import Failed, Finished
 from services.dispatcher.backends.subtitles import Cue, srt, vtt
 from services.dispatcher.backends.transcripts import Transcript, Word, finished, parse, render
@@ -41,10 +43,10 @@ def test_a_duration_may_be_a_string_and_segments_may_be_missing() -> None:
     assert parse(VLLM) == Transcript(text="He might.", language="en", duration=3.29)
 
 
-def test_a_language_may_be_a_name_and_words_may_stand_in_their_segments() -> None:
+def test_a_language_may_come_by_its_name_and_words_in_their_segments() -> None:
     assert parse(WHISPER_CPP) == Transcript(
         text="He might. Even so.",
-        language="english",
+        language="en",
         duration=3.29,
         segments=(Cue(start=0, end=1.5, text="He might."),),
         words=TALK.words,
@@ -90,8 +92,71 @@ def test_any_json_gives_a_result_or_a_failure(value: object, response_format: st
         body = msgspec.json.encode(value)
     except OverflowError:
         return  # an integer that no JSON of ours can hold
-    ended = finished(body, asked(response_format))
-    assert isinstance(ended, Finished | Failed)
+    for read in (parse, whisper_asr.read):
+        ended = finished(read(body), asked(response_format))
+        assert isinstance(ended, Finished | Failed)
+
+
+def test_lines_that_are_segments_are_joined_as_they_were_spoken() -> None:
+    body = b"""{"text":" ami\\nable. He\\n",
+     "segments":[{"text":" ami","start":0},{"text":"able. He","start":1}]}"""
+    found = parse(body)
+    assert found is not None
+    assert found.text == "amiable. He"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("English", "en"),
+        ("haitian creole", "ht"),
+        ("cantonese", "yue"),
+        ("EN", "en"),
+        ("klingon", "klingon"),
+    ],
+)
+def test_a_language_that_whisper_knows_is_given_by_its_code(given: str, expected: str) -> None:
+    assert languages.code(given) == expected
+
+
+def test_every_code_has_a_name_of_its_own() -> None:
+    assert len(languages.NAMES) == len(set(languages.NAMES.values())) == 100
+    assert all(
+        name == name.strip() and languages.code(name) == code for code, name in languages.NAMES.items()
+    )
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        b"""[{"id":0,"seek":0,"start":0.0,"end":1.5,"text":" He might.","tokens":[1],
+          "words":[{"word":" He","start":0.0,"end":0.4,"probability":0.9}]},
+          {"id":1,"seek":0,"start":1.5,"end":3.29,"text":" Even so.","words":[]}]""",
+        b"""[[0,0,0.0,1.5," He might.",[1],0.0,-0.3,1.1,0.01,[[0.0,0.4," He",0.9],7]],
+          [1,0,1.5,3.29," Even so.",[2],0.0,-0.3,1.1,0.01,null]]""",
+    ],
+)
+def test_whisper_asr_names_the_members_of_a_segment_or_only_lists_them(segments: bytes) -> None:
+    body = b'{"language":"en","text":" He might. Even so.","segments":%s}' % segments
+    cues = (TALK.segments[0], Cue(start=1.5, end=3.29, text="Even so."))
+    assert whisper_asr.read(body) == replace(TALK, segments=cues)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"text":"","segments":[],"language":"en"}', Transcript(text="", language="en")),
+        (b'{"text":"a","segments":[[],[1],[0,0,0]]}', Transcript(text="a")),
+        (b'{"text":"a","segments":[[0,0,1,2]],"duration":9}', Transcript(text="a", duration=9)),
+        (b"Please select an output method!", None),
+        (b"[]", None),
+        (b"", None),
+    ],
+)
+def test_of_whisper_asr_too_what_makes_no_sense_is_left_out(
+    body: bytes, expected: Transcript | None
+) -> None:
+    assert whisper_asr.read(body) == expected
 
 
 def test_each_format_looks_as_it_should() -> None:
@@ -119,7 +184,7 @@ def test_a_text_without_segments_is_one_cue_over_the_whole_recording() -> None:
 
 
 def test_silence_is_an_empty_transcript_and_no_failure() -> None:
-    ended = finished(b'{"text":"","segments":[],"duration":2}', asked("vtt"))
+    ended = finished(parse(b'{"text":"","segments":[],"duration":2}'), asked("vtt"))
     assert isinstance(ended, Finished)
     assert (ended.text, ended.audio_s, ended.outputs[0].data) == ("", 2, b"WEBVTT\n")
 

@@ -3,13 +3,19 @@
 from schemas.subjects import Lane
 from services.bus.streams import Depth
 from services.dispatcher.board import Board
+from services.scheduling.situation import Line
 
 ONE = Lane("image", "any", "normal", 1)
 TWO = Lane("image", "any", "normal", 2)
 
 
-def lanes(board: Board) -> list[Lane]:
-    return [waiting.lane for waiting in board.candidates()]
+def lanes(board: Board, now: float = 0) -> list[Lane]:
+    return [line.lane for line in board.lines(now)]
+
+
+def line(board: Board, now: float) -> Line:
+    (found,) = board.lines(now)
+    return found
 
 
 def test_an_empty_board_has_nothing_to_pull() -> None:
@@ -18,75 +24,124 @@ def test_an_empty_board_has_nothing_to_pull() -> None:
 
 def test_a_hint_is_worth_one_pull() -> None:
     board = Board()
-    board.hint(ONE)
+    board.hint(ONE, 0)
 
     assert lanes(board) == [ONE]
-    assert board.take(ONE)
+    assert board.take(ONE, 0)
     assert lanes(board) == []
 
 
 def test_two_hints_are_worth_two_pulls_at_once() -> None:
     board = Board()
-    board.hint(ONE)
-    board.hint(ONE)
+    board.hint(ONE, 0)
+    board.hint(ONE, 0)
 
-    assert board.take(ONE)
+    assert board.take(ONE, 0)
     assert lanes(board) == [ONE]
 
 
 def test_an_empty_pull_corrects_a_wrong_hint() -> None:
     board = Board()
-    board.refresh({ONE: Depth(5, 0)}, {})
-    board.take(ONE)
-    board.pulled(ONE, found=False)
+    board.refresh({ONE: Depth(5, 0)}, {}, 0)
+    board.take(ONE, 0)
+    board.pulled(ONE, 0, found=False)
 
     assert lanes(board) == []
 
 
 def test_a_found_ticket_is_one_less_that_waits() -> None:
     board = Board()
-    board.refresh({ONE: Depth(2, 0)}, {})
+    board.refresh({ONE: Depth(2, 0)}, {}, 0)
     for _ in range(2):
         assert lanes(board) == [ONE]
-        board.take(ONE)
-        board.pulled(ONE, found=True)
+        board.take(ONE, 0)
+        board.pulled(ONE, 0, found=True)
 
     assert lanes(board) == []
 
 
 def test_tickets_in_other_hands_may_have_come_back() -> None:
     board = Board()
-    board.refresh({ONE: Depth(0, 1)}, {})
+    board.refresh({ONE: Depth(0, 1)}, {}, 0)
 
     assert lanes(board) == [ONE]
-    assert not board.take(ONE)
-    board.pulled(ONE, found=False)
+    assert not board.take(ONE, 0)
+    board.pulled(ONE, 0, found=False)
     assert lanes(board) == []
 
 
 def test_our_own_tickets_have_not() -> None:
     board = Board()
-    board.refresh({ONE: Depth(0, 2)}, {ONE: 2})
+    board.refresh({ONE: Depth(0, 2)}, {ONE: 2}, 0)
     assert lanes(board) == []
 
-    board.refresh({ONE: Depth(0, 2)}, {ONE: 1})
+    board.refresh({ONE: Depth(0, 2)}, {ONE: 1}, 0)
     assert lanes(board) == [ONE]
 
 
 def test_a_ticket_on_its_way_to_us_is_ours() -> None:
     board = Board()
-    board.hint(ONE)
-    board.take(ONE)
-    board.refresh({ONE: Depth(0, 1)}, {})
+    board.hint(ONE, 0)
+    board.take(ONE, 0)
+    board.refresh({ONE: Depth(0, 1)}, {}, 0)
 
     assert lanes(board) == []
 
 
-def test_turns_say_which_lane_was_served_last() -> None:
+def test_a_line_says_how_many_wait_that_nobody_is_about_to_pull() -> None:
     board = Board()
-    board.refresh({ONE: Depth(3, 0), TWO: Depth(3, 0)}, {})
-    board.take(TWO)
-    board.take(ONE)
+    board.refresh({ONE: Depth(3, 0)}, {}, 0)
+    board.take(ONE, 0)
 
-    turns = {waiting.lane: waiting.turn for waiting in board.candidates()}
-    assert turns[TWO] < turns[ONE]
+    assert line(board, 0).waiting == 2
+
+
+def test_a_lane_has_waited_since_it_got_work_or_was_served_last() -> None:
+    board = Board()
+    board.hint(ONE, 10)
+    assert line(board, 15).waited_s == 5
+
+    board.hint(ONE, 16)
+    board.take(ONE, 20)
+    board.pulled(ONE, 21, found=True)
+    assert line(board, 24).waited_s == 4
+
+
+def test_a_lane_that_another_dispatcher_serves_is_served() -> None:
+    board = Board()
+    board.refresh({ONE: Depth(3, 0, 7)}, {}, 0)
+    board.refresh({ONE: Depth(3, 0, 7)}, {}, 30)
+    assert line(board, 30).waited_s == 30
+
+    board.refresh({ONE: Depth(3, 0, 8)}, {}, 40)
+    assert line(board, 41).waited_s == 1
+
+
+def test_a_ticket_s_work_is_taken_for_that_of_its_lane_and_else_of_its_kind() -> None:
+    board = Board()
+    board.hint(ONE, 0)
+    board.hint(TWO, 0)
+    assert [found.units for found in board.lines(0)] == [1, 1]
+
+    board.measured(ONE, 10, 0)
+    board.measured(ONE, 20, 0)
+    assert [found.units for found in board.lines(0)] == [12, 12]
+
+    board.measured(TWO, 2, 0)
+    assert [found.units for found in board.lines(0)] == [12, 2]
+
+
+def test_a_lane_whose_tickets_may_not_run_is_left_alone_ever_longer() -> None:
+    board, now, pauses = Board(), 0.0, []
+    board.refresh({ONE: Depth(9, 0)}, {}, now)
+    for _ in range(5):
+        board.rest(ONE, now)
+        woken = next(later / 4 for later in range(100) if board.lines(now + later / 4))
+        pauses.append(woken)
+        now += woken
+    assert pauses == [0.25, 0.5, 1, 2, 2]
+
+    board.ran(ONE, now)
+    board.rest(ONE, now)
+    assert not board.lines(now + 0.2)
+    assert board.lines(now + 0.25)

@@ -12,9 +12,24 @@ from click.testing import CliRunner, Result
 
 from services.__main__ import main
 from services.cli.failures import Exit
+from services.gpusim.model import ProfileName
 
 PROCESSES = ("up", "init", "api", "projector", "dispatcher", "gpusim")
-USERS = ("submit", "watch", "get", "history", "cancel", "tasks", "queues", "backends", "top")
+USERS = (
+    *(
+        "submit",
+        "watch",
+        "get",
+        "history",
+        "cancel",
+        "tasks",
+        "queues",
+        "pause",
+        "resume",
+        "backends",
+        "top",
+    ),
+)
 COMMANDS = (*USERS, "doctor", "config", "completion", *PROCESSES)
 WITH_SETTINGS = ("up", "init", "api", "projector", "dispatcher", "config", "doctor")
 
@@ -49,6 +64,8 @@ def test_each_command_says_in_one_sentence_what_it_does(name: str) -> None:
         ("gpusim", "telepathy"),
         ("gpusim", "sdcpp", "--port", "70000"),
         ("gpusim", "sdcpp", "--fail-rate", "2"),
+        ("gpusim", "a1111", "--keeps", "0"),
+        ("gpusim", "a1111", "--load-s", "long"),
         ("watch",),
         ("tasks", "--unknown"),
         ("submit", "image", "fox", "--width", "wide"),
@@ -66,6 +83,14 @@ def test_wrong_usage_is_one_line_that_says_where_to_read_on_and_exit_code_2(
     assert result.stderr.startswith("taskfold: ")
     assert result.stderr.count("\n") == 1
     assert "--help`" in result.stderr or arguments[0] == "gpusim"
+
+
+def test_every_server_that_can_be_simulated_can_be_asked_for() -> None:
+    command = main.get_command(click.Context(main), "gpusim")
+    assert command is not None
+    (profile,) = (parameter.type for parameter in command.params if parameter.name == "profile")
+    assert isinstance(profile, click.Choice)
+    assert set(profile.choices) == set(ProfileName)
 
 
 def test_a_mistyped_command_is_told_what_there_is() -> None:

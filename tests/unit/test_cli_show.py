@@ -135,9 +135,13 @@ class TestDocuments:
             "models": [],
             "slots": 1,
             "wanted": "on",
+            "condition": "down",
+            "circuit": "open",
+            "reason": "refused",
             "running": [{"task_id": ID, "attempt": 3}],
         }
         lines = plain(Seen([], None, [backend], {ID: 0.5}))
+        assert lines[-4].split() == ["image-1", "image", "on", "down", "open", "1/1", "any", "refused"]
         assert lines[-1].split() == ["image-1", ID, "3", "50%"]
 
 

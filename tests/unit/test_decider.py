@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from msgspec import structs
 
 from schemas.events import (
     AttemptFailed,
@@ -16,6 +17,7 @@ from schemas.events import (
     Undecodable,
 )
 from schemas.ids import BackendId
+from schemas.lease import Lease
 from services.dispatcher.decider import (
     LOST,
     UNDECODABLE,
@@ -27,6 +29,7 @@ from services.dispatcher.decider import (
     TicketStep,
     Wait,
     after_failure,
+    can_go_on,
     handed_back,
     prefers_elsewhere,
     with_ticket,
@@ -34,6 +37,7 @@ from services.dispatcher.decider import (
 from services.dispatcher.policies.retry import RetryPolicy
 from tests.builders import (
     GPU,
+    TASK,
     at,
     attached,
     attempt_failed,
@@ -82,6 +86,33 @@ def test_a_ticket_is_dealt_with_by_the_state_of_its_task(
     step: TicketStep,
 ) -> None:
     assert with_ticket(task(*happened), now=at(20), alive=alive) == step
+
+
+LEASE = Lease(task_id=TASK, attempt=1, remote_id="job-1")
+
+
+@pytest.mark.parametrize(
+    ("happened", "lease", "expected"),
+    [
+        ([*RUNNING, attached()], LEASE, True),
+        # Its dispatcher died between the two: the lease knows the id, and the log does not.
+        (RUNNING, LEASE, True),
+        ([*RUNNING, attached(remote_id="job-2")], LEASE, False),
+        (RUNNING, structs.replace(LEASE, remote_id=None), False),
+        (RUNNING, structs.replace(LEASE, attempt=2), False),
+        ([submitted()], LEASE, False),
+        ([*RUNNING, attached(), requeued()], LEASE, False),
+        ([*RUNNING, attached(), done()], LEASE, False),
+        ([*RUNNING, attached(), cancelled()], LEASE, False),
+    ],
+)
+def test_an_attempt_is_gone_on_with_while_it_runs_under_the_id_of_the_lease(
+    happened: list[TaskEvent],
+    lease: Lease,
+    expected: bool,  # noqa: FBT001 - a column of the table
+) -> None:
+    assert can_go_on(task(*happened), lease, GPU) is expected
+    assert not can_go_on(task(*happened), lease, BackendId("image-2"))
 
 
 @pytest.mark.parametrize("now", [30, 31])

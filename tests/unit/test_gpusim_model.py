@@ -19,6 +19,7 @@ from services.gpusim.model import (
     chance,
     drawn_seed,
     fails_by_chance,
+    loaded_with,
     next_fault,
     step_times_s,
 )
@@ -76,6 +77,15 @@ def test_drawn_seeds_are_positive_and_differ() -> None:
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
+@given(st.lists(st.sampled_from("abcd")), st.integers(1, 4))
+def test_the_models_that_were_used_last_stay_loaded(used: list[str], keeps: int) -> None:
+    loaded: tuple[str, ...] = ()
+    for model in used:
+        loaded = loaded_with(loaded, model, keeps)
+    latest = tuple(dict.fromkeys(reversed(used)))
+    assert loaded == latest[:keeps]
+
+
 def test_a_script_serves_as_many_jobs_as_it_counts_and_then_the_next_follows() -> None:
     scripts: tuple[Script, ...] = (Script(mode=Fault.OOM, count=2), Script(mode=Fault.BUSY))
     given_out = []
@@ -93,6 +103,8 @@ def test_a_script_serves_as_many_jobs_as_it_counts_and_then_the_next_follows() -
         {"profile": "sdcpp", "port": 70_000},
         {"profile": "comfyui"},
         {"profile": "sdcpp", "slots": 2},
+        {"profile": "openai", "keeps": 0},
+        {"profile": "openai", "load_s": -1},
     ],
 )
 def test_options_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:

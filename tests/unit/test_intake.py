@@ -239,7 +239,7 @@ def test_a_body_may_be_as_large_as_the_limit() -> None:
 
 
 def test_members_of_the_request_and_common_ones_stand_side_by_side() -> None:
-    request, common = intake.flat(Kind.IMAGE, {**PROMPT, "steps": 4, "priority": "high", "tags": ["a"]})
+    request, common, _ = intake.flat(Kind.IMAGE, {**PROMPT, "steps": 4, "priority": "high", "tags": ["a"]})
 
     assert request == ImageRequest(prompt="a red fox", steps=4)
     assert common == Common(priority=Priority.HIGH, tags=("a",))
@@ -260,7 +260,7 @@ def test_a_form_s_text_is_read_as_numbers_and_booleans() -> None:
         "max_attempts": "2",
         "delay_s": "1.5",
     }
-    request, common = intake.flat(Kind.SPEECH, form, strict=False)
+    request, common, _ = intake.flat(Kind.SPEECH, form, strict=False)
 
     assert request == SpeechRequest(artifact="recording", temperature=0.5, translate=True)
     assert (common.max_attempts, common.delay_s) == (2, 1.5)
@@ -404,7 +404,7 @@ def intakes() -> st.SearchStrategy[Intake]:
 def test_the_same_body_has_the_same_fingerprint(taken: Intake) -> None:
     request = msgspec.json.decode(msgspec.json.encode(taken.request), type=type(taken.request))
     common = msgspec.json.decode(msgspec.json.encode(taken.common), type=Common)
-    again = Intake(request, common)
+    again = Intake(request, common, taken.origin)
 
     assert intake.fingerprint(again) == intake.fingerprint(taken)
 

@@ -3,11 +3,12 @@
 import pytest
 
 from schemas import lease
-from schemas.lease import RELEASED, Claim, Lease, Sighting, claim
-from tests.builders import T0, TASK
+from schemas.lease import RELEASED, Claim, Lease, Sighting, claim, seen
+from tests.builders import OTHER, T0, TASK
 
 LEASE_S = 15.0
 HELD = Lease(holder="dispatcher-b", task_id=TASK, attempt=1, tenant="acme", since=T0)
+LEFT = Lease(task_id=TASK, attempt=1, remote_id="job")
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,8 @@ HELD = Lease(holder="dispatcher-b", task_id=TASK, attempt=1, tenant="acme", sinc
         (None, 0, 0, Claim.FREE),
         (Sighting(RELEASED, 3, 0), 0, 0, Claim.FREE),
         (Sighting(RELEASED, 3, 0), 0, float("inf"), Claim.FREE),
+        # Left behind by one that stopped: there is nobody to wait for.
+        (Sighting(LEFT, 3, 100), 100, 0, Claim.STALE),
         (Sighting(HELD, 3, 100), 100, 0, Claim.HELD),
         (Sighting(HELD, 3, 100), 114.9, 0, Claim.HELD),
         (Sighting(HELD, 3, 100), 115, 0, Claim.STALE),
@@ -39,3 +42,13 @@ def test_a_lease_reads_back(value: Lease) -> None:
 
 def test_a_released_lease_says_nothing() -> None:
     assert lease.encode(RELEASED) == b"{}"
+
+
+def test_an_attempt_began_with_the_revision_that_named_it_first() -> None:
+    first = seen(None, HELD, 7, 100)
+    renewed = seen(first, HELD, 9, 105)
+    assert (renewed.began, renewed.revision, renewed.at) == (7, 9, 105)
+
+    another = seen(renewed, Lease(holder="dispatcher-b", task_id=OTHER, attempt=1), 11, 110)
+    assert another.began == 11
+    assert seen(another, Lease(holder="dispatcher-b", task_id=OTHER, attempt=2), 12, 111).began == 12

@@ -123,8 +123,8 @@ def test_a_model_is_found_by_its_slug_in_the_instance_s_spelling() -> None:
     serving = backend(models=("Qwen/Qwen-Image", "sd_xl"))
 
     assert serving.model_slugs == {"qwen-qwen-image", "sd_xl"}
-    assert serving.model_named("qwen-qwen-image") == "Qwen/Qwen-Image"
-    assert serving.model_named("other") is None
+    assert serving.own_names["qwen-qwen-image"] == "Qwen/Qwen-Image"
+    assert "other" not in serving.own_names
 
 
 def test_an_entry_reads_back_from_the_registry() -> None:

@@ -51,7 +51,9 @@ _OUR_MISTAKE: Final = re.compile(r"json\.exception|type_error|parse_error")
 _MODEL_MISSING: Final = re.compile(
     r"\bunknown model\b|\bmodel\b.*(not installed|does not exist|not found)", re.IGNORECASE | re.DOTALL
 )
-_BARE_NOT_FOUND: Final = re.compile(r"(404:? *)?((file|page) )?(not found)?\.?", re.IGNORECASE)
+_BARE_NOT_FOUND: Final = re.compile(
+    r"(404:? *)?((file|page) )?(not found)?( \(/[^)]*\))?\.?", re.IGNORECASE
+)
 
 
 class Reply(Struct, frozen=True):
@@ -231,6 +233,6 @@ def _spoken(value: object) -> str:
         return "; ".join(filter(None, map(_spoken, value)))
     if isinstance(value, dict):
         place = ".".join(map(str, loc)) if isinstance(loc := value.get("loc"), list) else ""
-        parts = [_spoken(value.get(member)) for member in ("error", "message", "msg", "detail")]
+        parts = [_spoken(value.get(member)) for member in ("error", "message", "msg", "detail", "errors")]
         return ": ".join(filter(None, (place, *parts)))
     return ""

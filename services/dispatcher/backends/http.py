@@ -5,8 +5,10 @@ than MAX_RESPONSE_BYTES of them is read.
 """
 
 import asyncio
+import base64
 import errno
 from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
@@ -20,6 +22,7 @@ from services.dispatcher.backends.classify import Broken, Reply, Trouble
 
 CONNECT_TIMEOUT_S: Final = 3.0
 _CHUNK: Final = 256 * 1024
+_CLOSE_TIMEOUT_S: Final = 0.5
 
 
 class Upload(Struct, frozen=True):
@@ -43,7 +46,19 @@ def session() -> aiohttp.ClientSession:
         auto_decompress=False,
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),
+        middlewares=(_no_redirect,),
     )
+
+
+async def _no_redirect(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep to the rule where aiohttp cannot be told to: when a websocket is opened."""
+    response = await handler(request)
+    if "Upgrade" in request.headers and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+        response.close()
+        raise aiohttp.ClientConnectionError(f"HTTP {response.status} in place of a websocket")
+    return response
 
 
 class Endpoint:
@@ -52,7 +67,7 @@ class Endpoint:
     def __init__(self, session: aiohttp.ClientSession, backend: Backend) -> None:
         self._session = session
         self._url = backend.url
-        self._headers = {"Authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
+        self._headers = {"Authorization": _credentials(backend.api_key)} if backend.api_key else {}
 
     async def get(self, path: str, timeout_s: float | None = None) -> Reply | Broken:
         return await self._exchange("GET", f"{self._url}{path}", {}, None, timeout_s)
@@ -67,6 +82,18 @@ class Endpoint:
     async def upload(self, path: str, upload: Upload) -> Reply | Broken:
         headers = {"Content-Type": upload.content_type, "Content-Length": str(upload.size)}
         return await self._exchange("POST", f"{self._url}{path}", headers, upload.chunks, None)
+
+    async def websocket(self, path: str, timeout_s: float) -> aiohttp.ClientWebSocketResponse | None:
+        """Open one; None where that does not succeed within ``timeout_s``, for whatever reason."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._session.ws_connect(
+                    f"{self._url}{path}",
+                    headers=self._headers,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),
+                )
+        except (aiohttp.ClientError, OSError, ValueError):
+            return None
 
     async def fetch(self, reference: str, timeout_s: float) -> Reply | Broken:
         """Get a result by the url in an answer; no other origin than the backend's own is ever asked."""
@@ -104,6 +131,13 @@ class Endpoint:
                 return await _read(response)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Broken(_trouble(error), f"{type(error).__name__}: {error}"[:500])
+
+
+def _credentials(api_key: str) -> str:
+    """Give a key as a Bearer token; one that has a colon is ``user:password``, for HTTP Basic."""
+    if ":" in api_key:
+        return f"Basic {base64.b64encode(api_key.encode()).decode()}"
+    return f"Bearer {api_key}"
 
 
 async def _read(response: aiohttp.ClientResponse) -> Reply | Broken:

@@ -4,7 +4,6 @@ The one rule: nothing is left to a default of the server, and nothing in a promp
 """
 
 import asyncio
-import re
 from typing import Final
 
 from msgspec import Struct
@@ -22,11 +21,10 @@ from services.dispatcher.backends.classify import (
     wrong_kind,
 )
 from services.dispatcher.backends.oneshot import OneShotAdapter
+from services.dispatcher.backends.prompts import disarmed
 
 GENERATIONS: Final = "/v1/images/generations"
 FETCH_TIMEOUT_S: Final = 60.0
-
-_SD_CPP_TAG: Final = re.compile(r"<(\s*/?\s*sd_cpp_extra_args\s*)>", re.IGNORECASE)
 
 
 class _Picture(Struct, frozen=True):
@@ -73,7 +71,7 @@ class OpenaiImagesAdapter(OneShotAdapter):
 def body(request: ImageRequest, model: str | None) -> dict[str, object]:
     """Write the request. These servers know no sampler; guidance is what Qwen-Image calls true CFG."""
     wanted: dict[str, object] = {
-        "prompt": _SD_CPP_TAG.sub(r"(\1)", request.prompt),
+        "prompt": disarmed(request.prompt),
         "n": request.n,
         "size": f"{request.width}x{request.height}",
         "response_format": "b64_json",

@@ -8,7 +8,9 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from services.dispatcher.backends.classify import Trouble
+from schemas.events import ErrorClass
+from services.dispatcher.backends.base import Failed, failed
+from services.dispatcher.backends.classify import Broken, Reply, Trouble, no_success
 
 MAX_REFUSALS: Final = 3
 PATIENCE_S: Final = 10.0
@@ -39,6 +41,23 @@ class Drought(Struct, frozen=True):
 
     since: float | None = None
     refusals: int = 0
+
+
+class Unclear(Struct, frozen=True):
+    """An exchange that says nothing of the job, and what to report when that lasts too long."""
+
+    trouble: Trouble | None
+    failure: Failed
+
+
+def unclear(answer: Reply | Broken) -> Unclear:
+    """Take in an answer that no job's state can be read from."""
+    match answer:
+        case Broken():
+            failure = failed(ErrorClass.TRANSIENT, Trouble.LOST.value, f"while polling: {answer.reason}")
+            return Unclear(answer.trouble, failure)
+        case Reply():
+            return Unclear(None, no_success(answer))
 
 
 def without_answer(drought: Drought, trouble: Trouble | None, now: float) -> Drought:

@@ -35,7 +35,7 @@ from services.dispatcher.backends.classify import (
     wrong_kind,
 )
 from services.dispatcher.backends.http import Endpoint
-from services.dispatcher.backends.polling import Drought, hopeless, next_poll, without_answer
+from services.dispatcher.backends.polling import Drought, Unclear, hopeless, next_poll, without_answer
 
 POLL_TIMEOUT_S: Final = 5.0
 IDLE_TIMEOUT_S: Final = 2.0
@@ -127,7 +127,7 @@ class SdcppCall:
                     if state.status in wire.TERMINAL:
                         return state
                     drought = Drought()
-                case wire.Unclear():
+                case Unclear():
                     drought = without_answer(drought, state.trouble, now())
                     if hopeless(drought, now()):
                         return state.failure

@@ -25,6 +25,7 @@ from services.dispatcher.backends.classify import (
     job_failed,
     no_success,
 )
+from services.dispatcher.backends.polling import Unclear, unclear
 
 CAPABILITIES: Final = "/sdcpp/v1/capabilities"
 SUBMIT: Final = "/sdcpp/v1/img_gen"
@@ -46,13 +47,6 @@ class JobState(Struct, frozen=True):
     status: str
     result: Raw = Raw(b"null")
     error: JobError | None = None
-
-
-class Unclear(Struct, frozen=True):
-    """An exchange that says nothing of the job, and what to report when that lasts too long."""
-
-    trouble: Trouble | None
-    failure: Failed
 
 
 class _Accepted(Struct, frozen=True):
@@ -112,13 +106,12 @@ def understood(answer: Reply | Broken) -> JobState | Failed | Unclear:
     """Read what a poll says of the job: its state, that it is lost, or nothing."""
     match answer:
         case Broken():
-            failure = failed(ErrorClass.TRANSIENT, Trouble.LOST.value, f"while polling: {answer.reason}")
-            return Unclear(answer.trouble, failure)
+            return unclear(answer)
         case Reply():
             if answer.status in (NOT_FOUND, GONE):
                 return failed(ErrorClass.LOST, "job_lost", f"HTTP {answer.status}: the server lost the job")
             if answer.status != OK:
-                return Unclear(None, no_success(answer))
+                return unclear(answer)
             state = decoded(answer.body, JobState)
             return state or Unclear(None, bad_answer("the job's state cannot be read"))
 

@@ -14,6 +14,7 @@ from schemas.events import ErrorClass
 from schemas.requests import SpeechRequest
 from services.dispatcher.backends.base import Failed, Finished, Output, failed
 from services.dispatcher.backends.classify import decoded
+from services.dispatcher.backends.languages import code
 from services.dispatcher.backends.subtitles import Cue, srt, vtt
 
 MEDIA_TYPES: Final = {
@@ -37,7 +38,7 @@ class Word(Struct, frozen=True, kw_only=True):
 
 
 class Transcript(Struct, frozen=True, kw_only=True):
-    """``language`` is a code or a name, whichever the server gave; ``duration`` in seconds of audio."""
+    """``language`` is a code, or a name that has none here; ``duration`` in seconds of audio."""
 
     text: str
     language: str | None = None
@@ -46,18 +47,8 @@ class Transcript(Struct, frozen=True, kw_only=True):
     words: tuple[Word, ...] = ()
 
 
-class _Verbose(Struct, frozen=True):
-    """The members as loosely as servers fill them; vLLM spells the duration as a string."""
-
-    text: Any = None  # Any: checked in parse, as all below
-    language: Any = None
-    duration: Any = None
-    segments: Any = None
-    words: Any = None
-
-
-def finished(body: bytes, request: SpeechRequest) -> Finished | Failed:
-    transcript = parse(body)
+def finished(transcript: Transcript | None, request: SpeechRequest) -> Finished | Failed:
+    """End an attempt with what was read of its answer."""
     if transcript is None:
         return failed(ErrorClass.TRANSIENT, "bad_transcript", "the answer is no transcript in JSON")
     return Finished(
@@ -67,20 +58,22 @@ def finished(body: bytes, request: SpeechRequest) -> Finished | Failed:
 
 def parse(body: bytes) -> Transcript | None:
     """Read a transcript; None when there is neither a text nor a segment in it."""
-    raw = decoded(body, _Verbose)
-    if raw is None:
+    raw = decoded(body, Json)
+    return None if raw is None else parsed(raw)
+
+
+def parsed(raw: Json) -> Transcript | None:
+    """Take from a decoded answer what makes sense; vLLM spells the duration as a string."""
+    text, language, segments = raw.get("text"), raw.get("language"), _objects(raw.get("segments"))
+    if not isinstance(text, str) and not isinstance(raw.get("segments"), list):
         return None
-    segments = tuple(filter(None, map(_cue, _objects(raw.segments))))
-    if not isinstance(raw.text, str) and not isinstance(raw.segments, list):
-        return None
-    text = raw.text if isinstance(raw.text, str) else " ".join(cue.text for cue in segments)
-    nested = [word for segment in _objects(raw.segments) for word in _objects(segment.get("words"))]
+    nested = [word for segment in segments for word in _objects(segment.get("words"))]
     return Transcript(
-        text=_clean(text),
-        language=raw.language.lower() if isinstance(raw.language, str) and raw.language else None,
-        duration=_seconds(raw.duration),
-        segments=segments,
-        words=tuple(filter(None, map(_word, _objects(raw.words) or nested))),
+        text=_clean(_whole(text, segments)),
+        language=code(language) if isinstance(language, str) and language else None,
+        duration=_seconds(raw.get("duration")),
+        segments=tuple(filter(None, map(_cue, segments))),
+        words=tuple(filter(None, map(_word, _objects(raw.get("words")) or nested))),
     )
 
 
@@ -127,6 +120,14 @@ def _cues(transcript: Transcript) -> tuple[Cue, ...]:
     return (Cue(start=0.0, end=transcript.duration or 0.0, text=transcript.text),)
 
 
+def _whole(text: object, segments: list[Json]) -> str:
+    """Give the text; where it is the segments, one a line, a line may end within a word."""
+    said = [part for segment in segments if isinstance(part := segment.get("text"), str)]
+    if not isinstance(text, str):
+        return "\n".join(said)
+    return "".join(said) if text == "".join(f"{part}\n" for part in said) else text
+
+
 def _cue(segment: Json) -> Cue | None:
     text, start, end = segment.get("text"), _seconds(segment.get("start")), _seconds(segment.get("end"))
     if not isinstance(text, str) or start is None:
@@ -156,5 +157,5 @@ def _seconds(value: object) -> float | None:
 
 
 def _clean(text: str) -> str:
-    """Join the lines that whisper.cpp writes one segment each, and drop the space before a segment."""
+    """Make one line of it, without the space before a segment."""
     return " ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -98,7 +98,8 @@ class OpenAI:
         return await self._run(request, picture)
 
     async def _run(self, request: _ImageRequest, picture: Picture) -> web.Response:
-        job = self._gpu.admit(prompt=picture.prompt, seed=picture.seed)
+        model = request.model if request.model in self._models else self._models[0]
+        job = self._gpu.admit(prompt=picture.prompt, seed=picture.seed, model=model)
         if job is None:
             return detail("The engine is overloaded", 503)
         output_format = request.output_format or "png"

@@ -3,9 +3,6 @@
 It answers its health while it works, and goes on with what a client no longer waits for.
 """
 
-import asyncio
-import functools
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -13,22 +10,14 @@ import msgspec
 from aiohttp import web
 
 from services.gpusim.gpu import Gpu, JobFailedError
+from services.gpusim.listening import GARBAGE, Ears, Recording
 from services.gpusim.profiles import detail, fastapi_missing, reply, unprocessable
-from services.gpusim.speech import (
-    LANGUAGE,
-    AudioError,
-    EmptyAudioError,
-    Recognizer,
-    SpeechUnavailableError,
-)
+from services.gpusim.speech import LANGUAGE, AudioError, EmptyAudioError, Recognizer
 from services.gpusim.transcript import ResponseFormat, Transcript, rendered
+from services.gpusim.upload import RefusedError, texts, uploaded
 
 MODEL = "Systran/faster-whisper-tiny.en"
 
-GARBAGE = b"\x00\xff<html>"
-"""What a spoiled job gives in place of JSON."""
-
-_LOADING = "loading model"
 _UNDECODABLE = "Failed to decode audio. The provided file type is not supported."
 _EMPTY = "Failed to decode audio. The provided file is likely empty."
 
@@ -48,14 +37,6 @@ class _Upload(msgspec.Struct, frozen=True):
     words: bool
 
 
-class _RefusedError(Exception):
-    """The request does not get as far as the GPU; `response` says why."""
-
-    def __init__(self, response: web.Response) -> None:
-        super().__init__(response.text)
-        self.response = response
-
-
 class Whisper:
     """See the module."""
 
@@ -64,9 +45,7 @@ class Whisper:
     def __init__(self, gpu: Gpu, models: Sequence[str], load: Callable[[], Recognizer]) -> None:
         self._gpu = gpu
         self._models = models
-        self._load = load
-        self._recognizer: Recognizer | None = None
-        self._excuse = _LOADING
+        self._ears = Ears(gpu, load)
 
     def routes(self) -> Sequence[web.RouteDef]:
         return [
@@ -84,15 +63,11 @@ class Whisper:
 
     async def run(self) -> None:
         """Load the model."""
-        try:
-            self._recognizer = await asyncio.to_thread(self._load)
-        except SpeechUnavailableError as error:
-            self._excuse = str(error)
+        await self._ears.load()
 
     async def _health(self, _request: web.Request) -> web.Response:
-        if self._recognizer is None:
-            return detail(self._excuse, 503)
-        return reply({"message": "OK"})
+        excuse = self._ears.excuse
+        return reply({"message": "OK"}) if excuse is None else detail(excuse, 503)
 
     async def _list_models(self, _request: web.Request) -> web.Response:
         created = int(self._gpu.ledger.since)
@@ -119,9 +94,8 @@ class Whisper:
     async def _answer(self, http: web.Request, task: str) -> web.Response:
         try:
             upload = await _read(http)
-            listen = await self._prepared(upload)
-            transcript = await self._run(upload, listen)
-        except _RefusedError as refusal:
+            transcript = await self._run(upload, await self._prepared(upload))
+        except RefusedError as refusal:
             return refusal.response
         except JobFailedError as error:
             return _failed(error)
@@ -131,60 +105,48 @@ class Whisper:
         charset = "utf-8" if content_type.startswith("text/") else None
         return web.Response(body=body, content_type=content_type, charset=charset)
 
-    async def _prepared(self, upload: _Upload) -> Callable[[], Transcript]:
-        """Decode the audio, which takes no GPU, and give what is left to do."""
+    async def _prepared(self, upload: _Upload) -> Recording:
+        """Decode the audio of a request that can be served."""
         form = upload.form
         if form.model not in self._models:
             hint = "You can download the model using `POST /v1/models`"
-            raise _RefusedError(detail(f"Model '{form.model}' is not installed locally. {hint}", 404))
+            raise RefusedError(detail(f"Model '{form.model}' is not installed locally. {hint}", 404))
         if form.language not in (None, "", LANGUAGE):
-            raise _RefusedError(detail(f"The model knows no other language than '{LANGUAGE}'", 400))
+            raise RefusedError(detail(f"The model knows no other language than '{LANGUAGE}'", 400))
         if form.stream:
-            raise _RefusedError(detail("This server does not stream", 400))
-        if self._recognizer is None:
-            raise _RefusedError(detail(self._excuse, 503))
+            raise RefusedError(detail("This server does not stream", 400))
+        if self._ears.excuse is not None:
+            raise RefusedError(detail(self._ears.excuse, 503))
         try:
-            waveform = await asyncio.to_thread(self._recognizer.decode, upload.content)
+            return await self._ears.decode(upload.content)
         except EmptyAudioError as error:
-            raise _RefusedError(detail(_EMPTY, 400)) from error
+            raise RefusedError(detail(_EMPTY, 400)) from error
         except AudioError as error:
-            raise _RefusedError(detail(_UNDECODABLE, 415)) from error
-        return functools.partial(
-            self._recognizer.transcribe,
-            waveform,
-            prompt=form.prompt,
-            temperature=form.temperature,
-            words=upload.words,
-        )
+            raise RefusedError(detail(_UNDECODABLE, 415)) from error
 
-    async def _run(self, upload: _Upload, listen: Callable[[], Transcript]) -> Transcript | None:
+    async def _run(self, upload: _Upload, recording: Recording) -> Transcript | None:
         """Hold the GPU and listen; None when the result must be garbage."""
-        job = self._gpu.admit(digest=hashlib.sha256(upload.content).hexdigest())
+        form = upload.form
+        job = self._gpu.admit(digest=recording.digest, model=form.model)
         if job is None:
-            raise _RefusedError(detail("The server is overloaded", 503))
-        async with self._gpu.turn(job) as turn:
-            await turn.stumble()
-            transcript = await asyncio.to_thread(listen)
-            await turn.drag()
-            return None if turn.spoiled else transcript
+            raise RefusedError(detail("The server is overloaded", 503))
+        return await self._ears.hear(
+            job, recording, prompt=form.prompt, temperature=form.temperature, words=upload.words
+        )
 
 
 async def _read(http: web.Request) -> _Upload:
     """Read the multipart form."""
     try:
-        fields = await http.post()
+        content, fields = await uploaded(http, "file")
     except ValueError as error:
-        raise _RefusedError(detail(f"There was an error parsing the body: {error}", 400)) from error
-    file = fields.get("file")
-    if not isinstance(file, web.FileField):
-        raise _RefusedError(unprocessable(["body", "file"], "Field required"))
-    with file.file as spooled:  # closed here, because a crash has aiohttp leave it open
-        content = spooled.read()
-    texts = {name: value for name, value in fields.items() if isinstance(value, str)}
+        raise RefusedError(detail(f"There was an error parsing the body: {error}", 400)) from error
+    if content is None:
+        raise RefusedError(unprocessable(["body", "file"], "Field required"))
     try:
-        form = msgspec.convert(texts, _Form, strict=False)
+        form = msgspec.convert(texts(fields), _Form, strict=False)
     except msgspec.ValidationError as error:
-        raise _RefusedError(unprocessable(["body"], str(error))) from error
+        raise RefusedError(unprocessable(["body"], str(error))) from error
     words = "word" in fields.getall("timestamp_granularities[]", [])
     return _Upload(content, form, words)
 

@@ -1,0 +1,136 @@
+"""Tasks as their standing depends on them, read from rows and from the stream.
+
+The one rule: of a stored document and state only what is needed is decoded, since every read pays for it.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from schemas import readmodel, work
+from schemas.ids import TaskId
+from schemas.requests import Instant, Kind, Priority
+from schemas.subjects import Lane
+from schemas.task import Task
+from services.api.queries import ReadModel, address_of
+from services.bus.tasklog import Found
+from services.scheduling.outlook import MOST, Lineup, Waiting
+
+
+class _Begun(Struct, frozen=True):
+    started_at: Instant
+
+
+class _Asked(Struct, frozen=True):
+    not_before: Instant | None = None
+
+
+class Times(Struct, frozen=True):
+    """The times of a schemas.task.Task, by its members' names."""
+
+    retry_at: Instant | None = None
+    attempts: tuple[_Begun, ...] = ()
+    submission: _Asked | None = None
+
+    @property
+    def started_at(self) -> datetime | None:
+        return self.attempts[-1].started_at if self.attempts else None
+
+    @property
+    def not_before(self) -> datetime | None:
+        return self.submission.not_before if self.submission else None
+
+    def due_s(self, at: datetime) -> float:
+        """Give the seconds until the task may be tried again."""
+        return max(0.0, (self.retry_at - at).total_seconds()) if self.retry_at else 0.0
+
+
+_decode: Final = msgspec.json.Decoder(Times).decode
+
+
+class Facts(NamedTuple):
+    """``ahead``: how many are before it in its line, at most readmodel.MOST_COUNTED, None: not known."""
+
+    task_id: TaskId
+    status: str
+    number: int
+    lane: Lane
+    tenant: str
+    units: float
+    backend: str | None
+    times: Times
+    ahead: int | None
+
+
+def facts(row: Sequence[Any]) -> Facts:  # Any: as Row
+    """Read what a query adds to a task's row for this."""
+    status, number, stored, tenant, units, backend, state, ahead = row
+    address = address_of(stored)
+    times = _times(state)
+    return Facts(address.task_id, status, number, address.lane, tenant, units, backend, times, ahead)
+
+
+def facts_of(found: Found, lane: Lane, ahead: int | None) -> Facts:
+    """Say the same of a task that the read model has not got yet."""
+    task = found.task
+    made = task.submission
+    return Facts(
+        task_id=task.task_id,
+        status=task.status,
+        number=first_sequence(found),
+        lane=lane,
+        tenant=made.tenant if made else "",
+        units=work.units(made) if made else 0.0,
+        backend=task.attempts[-1].backend if task.attempts else None,
+        times=_times_of(task),
+        ahead=ahead,
+    )
+
+
+def first_sequence(found: Found) -> int:
+    return min(recorded.sequence for recorded in found.history)
+
+
+def _times(state: bytes | None) -> Times:
+    return _decode(state) if state else Times()
+
+
+def _times_of(task: Task) -> Times:
+    return Times(
+        task.retry_at,
+        tuple(_Begun(attempt.started_at) for attempt in task.attempts),
+        _Asked(task.submission.not_before) if task.submission else None,
+    )
+
+
+class First(NamedTuple):
+    """The first in line of a kind. ``numbers`` by priority of all of a line that is longer."""
+
+    lineup: Lineup
+    task_ids: Sequence[TaskId]
+    numbers: Mapping[str, Sequence[int]]
+
+
+async def first(model: ReadModel, kind: Kind, at: datetime) -> First:
+    """Read who is to be laid out; ReadModelAwayError where that cannot be read."""
+    waiting: list[Waiting] = []
+    task_ids: list[TaskId] = []
+    counts: dict[str, int] = {}
+    numbers: dict[str, Sequence[int]] = {}
+    for priority in Priority:
+        room = MOST - len(waiting)
+        rows = await model.page(readmodel.FIRST_IN_LINE, (kind, priority, room))
+        counts[priority] = len(rows)
+        if len(rows) == room:
+            found = await model.page(readmodel.IN_LINE, (kind, priority))
+            numbers[priority] = [number for (number,) in found]
+            counts[priority] = len(found)
+        for number, task_id, address, tenant, units, state in rows:
+            due_s = _times(state).due_s(at)
+            waiting.append(Waiting(number, address_of(address).lane, tenant, units, due_s))
+            task_ids.append(task_id)
+    depths = {lane: n for lane, n in await model.page(readmodel.LANE_DEPTHS, ())}  # noqa: C416 - a Row is of Any
+    return First(Lineup(first=waiting, counts=counts, depths=depths), task_ids, numbers)

@@ -1,0 +1,253 @@
+"""Where tasks stand that have not ended, foretold anew every half second while anybody wants to know.
+
+The one rule: a position is counted as it is read; the future is laid out beside the reads, a little at a
+time, so that no read waits for it.
+"""
+
+import asyncio
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from schemas import readmodel
+from schemas.requests import Instant, Kind, Priority
+from schemas.standing import Standing, Why, standing
+from schemas.subjects import Lane
+from schemas.task import FINAL, Status
+from services.api import in_line
+from services.api.hub import FINAL_TYPES
+from services.api.in_line import Facts, First
+from services.api.moments import Moments
+from services.api.queries import ReadModel, ReadModelAwayError, Row
+from services.leases import Leases
+from services.scheduling.fairness import Priorities
+from services.scheduling.hindsight import EtaError, Hindsight
+from services.scheduling.outlook import Outlook, Waiting
+
+log = structlog.get_logger()
+
+EVERY_S: Final = 0.5
+_REST: Final = 20  # so many times as long as it took: never more than a twentieth of a core
+_STALE_S: Final = 2.0
+_PATIENCE_S: Final = 0.25
+_AT_ONCE: Final = 20
+_SOON: Final = timedelta(seconds=1)
+_LONGEST_RETRY_S: Final = 60
+_IN_LINE: Final = frozenset({Status.QUEUED, Status.RETRYING})
+_QUEUEING: Final = frozenset({"task.submitted", "task.attempt_failed", "task.requeued"})
+
+Queue = tuple[str, str]
+"""Kind and model."""
+
+
+class _Ended(Struct, frozen=True):
+    time: Instant
+
+
+_decode_ended: Final = msgspec.json.Decoder(_Ended).decode
+
+
+class _Look(Struct, frozen=True):
+    """One look at everything; what is not known of a kind yet is not in it."""
+
+    at: datetime
+    outlooks: Mapping[str, Outlook]
+    numbers: Mapping[str, Mapping[str, Sequence[int]]]
+    waiting: bool
+
+    def seconds(self, at: datetime) -> float:
+        return (at - self.at).total_seconds()
+
+
+class Foresight:
+    """``now`` is the time of day, ``clock`` any that never steps back, in seconds."""
+
+    def __init__(
+        self,
+        model: ReadModel,
+        moments: Moments,
+        leases: Leases,
+        *,
+        now: Callable[[], datetime],
+        clock: Callable[[], float],
+        priorities: Priorities,
+    ) -> None:
+        self._model = model
+        self._moments = moments
+        self._leases = leases
+        self._now = now
+        self._clock = clock
+        self._priorities = priorities
+        self._hindsight: Hindsight[Queue] = Hindsight()
+        self._look: _Look | None = None
+        self._fresh_until = -math.inf
+        self._wanted = asyncio.Event()
+        self._renewed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Look, now and then while anybody asks or anything waits; runs until cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            began = self._clock()
+            try:
+                self._look = await self._looked(self._now())
+            except ReadModelAwayError:
+                self._look = None  # said already
+            pause_s = max(EVERY_S, _REST * (self._clock() - began))
+            self._fresh_until = self._clock() + max(_STALE_S, 2 * pause_s)
+            renewed, self._renewed = self._renewed, asyncio.Event()
+            renewed.set()
+            if self._look and self._look.waiting:
+                self._wanted.set()
+            await asyncio.sleep(pause_s)
+
+    async def fresh(self) -> bool:
+        """Say that somebody asks; after a time without questions, wait a moment for what is new.
+
+        True if that was so.
+        """
+        self._wanted.set()
+        if self._clock() < self._fresh_until:
+            return False
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._renewed.wait()
+        except TimeoutError:
+            log.debug("outlook.late")
+        return True
+
+    async def _looked(self, at: datetime) -> _Look:
+        moments = self._moments.now(at)
+        outlooks: dict[str, Outlook] = {}
+        numbers: dict[str, Mapping[str, Sequence[int]]] = {}
+        waiting = False
+        for kind in Kind:
+            first = await in_line.first(self._model, kind, at)
+            numbers[kind] = first.numbers
+            waiting = waiting or bool(first.task_ids)
+            if kind not in moments:
+                continue
+            outlook = Outlook(moments[kind], first.lineup, self._priorities)
+            for _ in outlook.steps(_AT_ONCE):
+                await asyncio.sleep(0)
+            self._note(outlook, first, at)
+            outlooks[kind] = outlook
+        return _Look(at, outlooks, numbers, waiting)
+
+    def _note(self, outlook: Outlook, first: First, at: datetime) -> None:
+        """Keep in mind what is foretold, to see later how true it was."""
+        if not outlook.moment.foretells:
+            return
+        for task, task_id in zip(first.lineup.first, first.task_ids, strict=True):
+            run = outlook.runs.get(task.number)
+            if run is not None:
+                asked_at = at.timestamp()
+                self._hindsight.note(task_id, _queue(task.lane), asked_at, asked_at + run.end_s)
+
+    def happened(self, row: Row) -> None:
+        """Take in a row of ``events``: what was foretold has come, or somebody new is in line."""
+        _, task_id, kind, wire = row
+        if kind == "task.done" and self._hindsight.noted(task_id):
+            self._hindsight.done(task_id, _decode_ended(wire).time.timestamp())
+        elif kind in FINAL_TYPES:
+            self._hindsight.drop(task_id)
+        elif kind in _QUEUEING:
+            self._wanted.set()
+
+    def standing(self, task: Facts) -> Standing | None:
+        """Say where a task stands, None once it has ended."""
+        if task.status in FINAL:
+            return None
+        now = self._now()
+        if task.status in _IN_LINE:
+            why, end_at = self._waiting(task, now)
+            return standing(self._position(task), _shown(end_at, now), why)
+        if task.status == Status.RUNNING:
+            return standing(None, _shown(self._running(task), now), Why.RUNNING)
+        return standing(None, _shown(self._scheduled(task), now), Why.SCHEDULED)
+
+    def _position(self, task: Facts) -> int | None:
+        """Count, or find the place among the numbers of a line that is too long to count."""
+        ahead = task.ahead
+        if ahead is None or ahead < readmodel.MOST_COUNTED or self._look is None:
+            return None if ahead is None else ahead + 1
+        numbers = self._look.numbers.get(task.lane.kind, {}).get(task.lane.priority, ())
+        return max(ahead, bisect_left(numbers, task.number)) + 1
+
+    def _waiting(self, task: Facts, now: datetime) -> tuple[Why, datetime | None]:
+        look, outlook = self._look, self._outlook(task.lane.kind)
+        due_s = task.times.due_s(now)
+        if look is None or outlook is None:
+            return Why.RETRY_DELAY if due_s else Why.WAITING_FOR_SLOT, None
+        why = outlook.moment.why(task.lane, task.tenant, due_s)
+        due_s = task.times.due_s(look.at)
+        waiting = Waiting(task.number, task.lane, task.tenant, task.units, due_s)
+        end_s = outlook.end_s(waiting, self._position(task))
+        if end_s is None:
+            return why, None
+        end_at = look.at + timedelta(seconds=end_s)
+        self._hindsight.note(task.task_id, _queue(task.lane), now.timestamp(), end_at.timestamp())
+        return why, end_at
+
+    def _running(self, task: Facts) -> datetime | None:
+        lease = self._leases.of_task(task.task_id)
+        if lease is not None and lease.expected_end_at is not None:
+            return lease.expected_end_at
+        outlook, started_at = self._outlook(task.lane.kind), task.times.started_at
+        if outlook is None or started_at is None or task.backend is None:
+            return None
+        run_s = outlook.moment.run_on_s(task.backend, task.lane.model, task.units)
+        return None if run_s is None else started_at + timedelta(seconds=run_s)
+
+    def _scheduled(self, task: Facts) -> datetime | None:
+        outlook, not_before = self._outlook(task.lane.kind), task.times.not_before
+        if outlook is None or not_before is None:
+            return None
+        run_s = outlook.moment.run_s(task.lane.model, task.units)
+        return None if run_s is None else not_before + timedelta(seconds=run_s)
+
+    def foretell(self, queue: Queue, units: float | None) -> tuple[float | None, EtaError | None]:
+        """Give what is shown of a queue: how long a task takes, and how true that was so far."""
+        return self._eta_s(queue, units), self._hindsight.error(queue)
+
+    def _eta_s(self, queue: Queue, units: float | None) -> float | None:
+        """Say how long a new task of a queue would take to its end; None where nobody can tell."""
+        look, outlook = self._look, self._outlook(queue[0])
+        if look is None or outlook is None or units is None:
+            return None
+        new = Waiting(0, Lane(*queue, Priority.NORMAL, 0), "", units)
+        end_s = outlook.end_behind_s(new)
+        if end_s is None:
+            return None
+        least_s = outlook.moment.run_s(queue[1], units) or 0.0
+        return round(max(least_s, end_s - look.seconds(self._now())), 1)
+
+    def retry_after_s(self, kind: str, tenant: str | None = None) -> int | None:
+        """Say when there should be room again: when the next task starts, of all or of one tenant."""
+        look, outlook = self._look, self._outlook(kind)
+        start_s = outlook.start_s(tenant) if outlook else None
+        if look is None or start_s is None:
+            return None
+        return min(_LONGEST_RETRY_S, max(1, math.ceil(start_s - look.seconds(self._now()))))
+
+    def _outlook(self, kind: str) -> Outlook | None:
+        return self._look.outlooks.get(kind) if self._look else None
+
+
+def _queue(lane: Lane) -> Queue:
+    return lane.kind, lane.model
+
+
+def _shown(end_at: datetime | None, now: datetime) -> datetime | None:
+    """Round up to whole seconds; what should have been over by now may end at any moment."""
+    if end_at is None:
+        return None
+    end_at = max(end_at, now + _SOON)
+    return end_at + timedelta(microseconds=-end_at.microsecond % 1_000_000)

@@ -1,0 +1,152 @@
+"""AUTOMATIC1111's web UI, Forge, SD.Next, KoboldCpp: one long request a picture, and a look each second.
+
+The one rule: an interruption strikes whatever runs, so it is sent only while our request is under way and
+the server does not say that another's runs. The request then succeeds with half a picture, which is thrown
+away.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+import aiohttp
+
+from schemas.registry import Backend
+from schemas.requests import ImageRequest
+from services.dispatcher.backends import images
+from services.dispatcher.backends import sdapi_wire as wire
+from services.dispatcher.backends.base import (
+    Failed,
+    Finished,
+    Health,
+    Job,
+    Misconfigured,
+    Progressed,
+    Ready,
+    Report,
+)
+from services.dispatcher.backends.classify import OK, Broken, cancelled, health, no_success, wrong_kind
+from services.dispatcher.backends.http import Endpoint
+from services.dispatcher.backends.oneshot import OneShot
+
+LOOK_EVERY_S: Final = 1.0
+LOOK_TIMEOUT_S: Final = 5.0
+IDLE_TIMEOUT_S: Final = 2.0
+
+
+class SdapiAdapter:
+    """See the module."""
+
+    resumes = False
+
+    def __init__(self, session: aiohttp.ClientSession, backend: Backend) -> None:
+        self._endpoint = Endpoint(session, backend)
+        self._disconnect_cancels = backend.disconnect_cancels
+
+    def call(self, job: Job) -> "SdapiCall":
+        return SdapiCall(self._endpoint, job, disconnect_cancels=self._disconnect_cancels)
+
+    async def probe(self, timeout_s: float) -> Health:
+        """Ask for what runs, or for the samplers where that is not told, and then for the models."""
+        share_s = timeout_s / 3
+        up = await self._endpoint.get(wire.PROGRESS, share_s)
+        understood = wire.seen(up) is not None
+        if wire.has_no_route(up):
+            up = await self._endpoint.get(wire.SAMPLERS, share_s)
+            understood = not isinstance(up, Broken) and wire.speaks_sdapi(up)
+        if isinstance(up, Broken) or up.status != OK:
+            return health(up)
+        if not understood:
+            return Misconfigured("it answers, but not as a server with /sdapi/v1 does")
+        models = await self._endpoint.get(wire.CHECKPOINTS, share_s)
+        if wire.has_no_route(models):
+            return Ready()
+        if isinstance(models, Broken) or models.status != OK:
+            return health(models)
+        return Ready(wire.checkpoints(models.body))
+
+    async def idle(self, remote_id: str | None) -> bool | None:  # noqa: ARG002 - the port's; none is ever given out
+        return wire.idle(await self._endpoint.get(wire.PROGRESS, IDLE_TIMEOUT_S))
+
+
+class SdapiCall(OneShot):
+    """One job, a request for each of its pictures."""
+
+    def __init__(self, endpoint: Endpoint, job: Job, *, disconnect_cancels: bool) -> None:
+        super().__init__(self._drawn, disconnect_cancels=disconnect_cancels)
+        self._endpoint = endpoint
+        self._job = job
+        self._number = 0
+        self._hurry = asyncio.Event()
+
+    async def stop(self) -> None:
+        await super().stop()
+        self._hurry.set()
+
+    async def reports(self) -> AsyncIterator[Report]:
+        drawing = asyncio.ensure_future(self._end())
+        try:
+            while (progress := await self._until(drawing)) is not None:
+                yield progress
+            yield await drawing
+        finally:
+            drawing.cancel()
+
+    async def _drawn(self) -> Finished | Failed:
+        """Ask for one picture after the other."""
+        request = self._job.request
+        if not isinstance(request, ImageRequest):
+            return wrong_kind()
+        pictures: list[str | bytes] = []
+        for self._number in range(request.n):
+            body = wire.body(request, self._job.model, self._job.task_id, self._number)
+            answer = await self._endpoint.post(wire.TXT2IMG, body)
+            if isinstance(answer, Broken) or answer.status != OK:
+                return no_success(answer)
+            if self._stopped:
+                return cancelled()  # whatever it is that was drawn until then
+            found = await asyncio.to_thread(wire.picture, answer.body)
+            if isinstance(found, Failed):
+                return found
+            pictures.append(found)
+        return await asyncio.to_thread(images.finished, pictures, request.seed)
+
+    async def _until(self, drawing: asyncio.Future[Finished | Failed]) -> Progressed | None:
+        """Wait for the next that is told of how far it is, or for the end, which is None."""
+        looking = asyncio.ensure_future(self._look())
+        try:
+            await asyncio.wait((drawing, looking), return_when=asyncio.FIRST_COMPLETED)
+            return None if drawing.done() else looking.result()
+        finally:
+            looking.cancel()
+
+    async def _look(self) -> Progressed:
+        """Look until there is something to tell; a wish to stop is passed on here, until it is heard."""
+        request = self._job.request
+        while isinstance(request, ImageRequest):
+            await self._pause()
+            answer = await self._endpoint.get(wire.PROGRESS, LOOK_TIMEOUT_S)
+            if wire.has_no_route(answer):
+                break
+            found = wire.seen(answer)
+            if found is None or not found.busy or not await self._is_ours():
+                continue
+            if self._stopped and not found.state.interrupted:
+                await self._endpoint.post(wire.INTERRUPT, {}, LOOK_TIMEOUT_S)
+            return wire.progressed(found, self._number, request.n)
+        never: asyncio.Future[Progressed] = asyncio.get_running_loop().create_future()
+        return await never
+
+    async def _is_ours(self) -> bool:
+        """Whether our request is what runs; where the server cannot tell, it is taken for it."""
+        asked = {"id_task": self._job.task_id, "live_preview": False}
+        answer = await self._endpoint.post(wire.TASK, asked, LOOK_TIMEOUT_S)
+        return wire.runs(answer) is not False
+
+    async def _pause(self) -> None:
+        """Sleep; a wish to stop ends the sleep."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_EVERY_S):
+                await self._hurry.wait()
+        self._hurry.clear()

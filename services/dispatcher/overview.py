@@ -1,0 +1,57 @@
+"""The GPUs as the policies see them at this moment: what is free, and how long the rest is busy.
+
+The one rule: a slot is free when its lease says so, whoever had it, and its backend lets it be used.
+"""
+
+from schemas.ids import BackendId
+from schemas.lease import Claim
+from services import clock
+from services.dispatcher.instances import Instance, Registry, Slot
+from services.leases import Leases
+from services.scheduling.rest import rest_s
+from services.scheduling.situation import Gpu
+from services.settings import Settings
+
+
+class Overview:
+    def __init__(self, leases: Leases, registry: Registry, settings: Settings) -> None:
+        self._leases = leases
+        self._registry = registry
+        self._settings = settings
+
+    def gpus(self) -> list[Gpu]:
+        """Give every instance that may be given work, its busy slots too."""
+        widths = self._registry.widths()
+        return [
+            self._gpu(instance, width)
+            for name, instance in self._registry.instances.items()
+            if (width := widths[name])
+        ]
+
+    def _gpu(self, instance: Instance, width: int) -> Gpu:
+        free = [slot for slot in instance.slots if self.is_free(slot)]
+        busy = [slot for slot in instance.slots if slot not in free]
+        return instance.gpu(
+            free=tuple(slot.number for slot in free if slot.number < width),
+            rests_s=tuple(self._rest_s(slot) for slot in busy),
+        )
+
+    def is_free(self, slot: Slot) -> bool:
+        """Whether work could begin there at once."""
+        if slot.occupied:
+            return False
+        return slot.holds() is not None or (
+            slot.held is None and self._leases.claim(slot.key) is Claim.FREE
+        )
+
+    def free_slot(self, backend: BackendId) -> Slot | None:
+        """Give a slot of that backend that may be given work and is free."""
+        instance = self._registry.instances.get(backend)
+        width = self._registry.widths().get(backend, 0)
+        slots = instance.slots[:width] if instance else ()
+        return next((slot for slot in slots if self.is_free(slot)), None)
+
+    def _rest_s(self, slot: Slot) -> float:
+        sighting = self._leases.sighting(slot.key)
+        lease = slot.held.lease if slot.held else sighting.lease if sighting else None
+        return rest_s(lease, clock.now(), self._settings.unknown_run_s)
