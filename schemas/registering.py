@@ -102,13 +102,12 @@ def addition(raw: Raw, now: datetime) -> Backend:
 
 def added(known: Backend | None, new: Backend) -> Backend:
     """Decide on an addition; an instance that announced itself does so again, and keeps what is wanted."""
-    there = known is not None and known.wanted is not Wanted.GONE
-    if known is None or not (known.source is new.source is Source.ANNOUNCED):
-        if there:
-            raise RejectedError(
-                Code.BACKEND_EXISTS, f"there is a backend {new.name!r}; PATCH changes it", member="name"
-            )
+    if known is None or known.wanted is Wanted.GONE:
         return new
+    if not (known.source is new.source is Source.ANNOUNCED):
+        raise RejectedError(
+            Code.BACKEND_EXISTS, f"there is a backend {new.name!r}; PATCH changes it", member="name"
+        )
     renewed = merged(known, new)
     was_lapsed = known.alive_until is None and known.wanted is Wanted.DRAINING
     return replace(renewed, wanted=Wanted.ON) if was_lapsed else renewed
@@ -156,16 +155,16 @@ def removed(known: Backend, *, running: int) -> None:
 
 
 def lapsed(known: Backend, now: datetime, *, running: int) -> Backend | None:
-    """Say what becomes of an instance that has fallen silent, None for no change.
+    """Say what becomes of a backend once it has fallen silent, if it has; None: it is removed.
 
     One that is switched off stays so. ``alive_until`` null: it was not the operator who drained it.
     """
     silent = known.alive_until is None or known.alive_until <= now
-    if known.source is not Source.ANNOUNCED or not silent or known.wanted in (Wanted.OFF, Wanted.GONE):
-        return None
+    if known.source is not Source.ANNOUNCED or not silent or known.wanted is Wanted.OFF:
+        return known
     if not running:
-        return replace(known, wanted=Wanted.GONE)
-    return replace(known, wanted=Wanted.DRAINING, alive_until=None) if known.wanted is Wanted.ON else None
+        return None
+    return replace(known, wanted=Wanted.DRAINING, alive_until=None) if known.wanted is Wanted.ON else known
 
 
 def _with(backend: Backend, checked: Addition | Change, raw: Raw) -> Backend:

@@ -182,9 +182,9 @@ def streams(*, max_age_days: float, artifact_bytes: int, replicas: int = 1) -> l
         "allow_rollup_hdrs": True,
     }
     buckets = [
-        _bucket(BACKENDS, history=5),
+        _bucket(BACKENDS, history=5, allow_msg_ttl=True),
         _bucket(LEASES, persist_mode=unsynced),
-        _bucket(FLEET, persist_mode=unsynced),
+        _bucket(FLEET, persist_mode=unsynced, allow_msg_ttl=True),
         _bucket(CONTROL, history=5),
     ]
     return [
@@ -193,7 +193,9 @@ def streams(*, max_age_days: float, artifact_bytes: int, replicas: int = 1) -> l
     ]
 
 
-def _bucket(name: str, *, history: int = 1, persist_mode: str | None = None) -> dict[str, Any]:
+def _bucket(
+    name: str, *, history: int = 1, persist_mode: str | None = None, allow_msg_ttl: bool = False
+) -> dict[str, Any]:
     return {
         "name": f"KV_{name}",
         "subjects": [f"$KV.{name}.>"],
@@ -205,6 +207,7 @@ def _bucket(name: str, *, history: int = 1, persist_mode: str | None = None) -> 
         "allow_rollup_hdrs": True,
         "deny_delete": True,
         **({"persist_mode": persist_mode} if persist_mode else {}),
+        **({"allow_msg_ttl": True} if allow_msg_ttl else {}),
     }
 
 

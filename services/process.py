@@ -33,11 +33,11 @@ def effective_settings(config: Path | None) -> Settings:
 
 
 def run(process: str, main: Main, settings: Settings) -> None:
-    """Run a process to its end: SIGTERM and SIGINT drain it; a StartError is one line and exit code 1."""
+    """Run a process to its end; signals drain it; one that cannot start says a line and exits with 1."""
     telemetry.configure(process, settings.log_level, settings.log_format)
     try:
         uvloop.run(_until_signalled(main, settings))
-    except* StartError as errors:
+    except* (StartError, SettingsError) as errors:
         give_up(str(_first(errors)))
 
 

@@ -18,6 +18,7 @@ from schemas.errors import Code, RejectedError, TaskfoldError
 from schemas.ids import BackendId
 from schemas.registry import Backend, WorkflowAt, from_url
 from schemas.requests import Kind
+from schemas.workflow import Workflow
 
 PREFIX: Final = "TASKFOLD_"
 # Set around a process rather than for it: where the file is, where the user's side finds the api.
@@ -40,6 +41,18 @@ Number = Annotated[str, Meta(pattern="^[1-9][0-9]*$")]
 
 class SettingsError(TaskfoldError):
     """A setting is wrong; the text names it and what is allowed, on one line."""
+
+
+def read_workflow(path: str) -> Workflow:
+    """Read a ComfyUI workflow; RejectedError says what is wrong with the file."""
+    try:
+        return workflow.read(Path(path).read_bytes())
+    except OSError as error:
+        raise RejectedError(Code.OUT_OF_RANGE, f"cannot be read: {error.strerror}") from None
+
+
+def unread(_path: str) -> None:
+    """Leave the file of a workflow alone: only whoever registers the backend needs it."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -154,35 +167,24 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def readmodel_path(self) -> Path:
         return self.data_path / "readmodel.db"
 
-    def backends(self) -> list[Backend]:
+    def backends(self, workflow_at: WorkflowAt = read_workflow) -> list[Backend]:
         """Give the configured GPUs, ``image-1`` …, with their workflows, whose files are read now.
 
         SettingsError names the variable that is wrong.
         """
-        return _backends(self, _workflow_at)
-
-
-def _backends(settings: Settings, workflow_at: WorkflowAt) -> list[Backend]:
-    try:
-        return [
-            from_url(BackendId(f"{prefix}-{number}"), url, kind, workflow_at)
-            for prefix, kind, urls in (
-                ("image", Kind.IMAGE, settings.image_gen_urls),
-                ("speech", Kind.SPEECH, settings.whisper_urls),
-            )
-            for number, url in sorted(urls.items(), key=lambda item: int(item[0]))
-        ]
-    except RejectedError as error:
-        kind, _, number = str(error.member).partition("-")
-        reason = error.detail.removeprefix(f"{error.member}: ")
-        raise SettingsError(masked(f"{_VARIABLES[kind]}_{number}: {reason}")) from None
-
-
-def _workflow_at(path: str) -> workflow.Workflow:
-    try:
-        return workflow.read(Path(path).read_bytes())
-    except OSError as error:
-        raise RejectedError(Code.OUT_OF_RANGE, f"cannot be read: {error.strerror}") from None
+        try:
+            return [
+                from_url(BackendId(f"{prefix}-{number}"), url, kind, workflow_at)
+                for prefix, kind, urls in (
+                    ("image", Kind.IMAGE, self.image_gen_urls),
+                    ("speech", Kind.SPEECH, self.whisper_urls),
+                )
+                for number, url in sorted(urls.items(), key=lambda item: int(item[0]))
+            ]
+        except RejectedError as error:
+            kind, _, number = str(error.member).partition("-")
+            reason = error.detail.removeprefix(f"{error.member}: ")
+            raise SettingsError(masked(f"{_VARIABLES[kind]}_{number}: {reason}")) from None
 
 
 def load(env: Mapping[str, str], config: Path | None = None) -> Settings:
@@ -197,7 +199,7 @@ def load(env: Mapping[str, str], config: Path | None = None) -> Settings:
         except msgspec.ValidationError as error:
             raise SettingsError(f"{name}: {error}, got {value!r}") from None
     settings = msgspec.convert(raw, Settings, strict=False)
-    _backends(settings, lambda _path: None)  # only whoever registers them needs the files
+    settings.backends(unread)
     return settings
 
 

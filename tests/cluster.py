@@ -171,9 +171,11 @@ class Cluster:
         async with self.http.request(method, f"{self.url}{path}", **how) as answer:
             return answer.status, await answer.json(content_type=None)
 
-    async def submit(self, prompt: str = "a red fox", **members: Any) -> TaskId:  # Any: JSON
+    async def submit(
+        self, prompt: str = "a red fox", headers: dict[str, str] | None = None, **members: Any
+    ) -> TaskId:  # Any: JSON
         body = {"prompt": prompt, "width": 256, "height": 256, "steps": 4, **members}
-        status, answer = await self.ask("POST", "/api/v1/image/async", json=body)
+        status, answer = await self.ask("POST", "/api/v1/image/async", json=body, headers=headers)
         assert status == 202, answer
         return TaskId(answer["task_id"])
 

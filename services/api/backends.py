@@ -76,7 +76,6 @@ class BackendRoutes:
             registering.removed(self._there(name, known), running=len(self._leases.running(checked)))
 
         before, _ = await self._registrar.edit(checked, decide)
-        await self._registrar.forget(checked)
         return self._answer(self._there(name, before))
 
     def _named(self, name: str) -> BackendId:

@@ -18,9 +18,9 @@ from msgspec import Struct
 from schemas import batches, filters, registering, views
 from schemas.errors import Code
 from schemas.intake import Common
+from schemas.problems import HTTP_STATUS, Problem
 from schemas.requests import ImageRequest, Kind, Priority, SpeechRequest
 from schemas.standing import Standing
-from schemas.views import HTTP_STATUS
 from services.api import shown_fleet
 
 JSON: Final = "application/json"
@@ -40,7 +40,7 @@ _TYPES: Final = (
     batches.CancelledMany,
     batches.RedrivenMany,
     views.WireEvent,
-    views.Problem,
+    Problem,
     shown_fleet.Fleet,
     shown_fleet.Queues,
     shown_fleet.Pauses,

@@ -15,6 +15,7 @@ from litestar.types import ASGIApp
 from msgspec import Meta, Struct
 
 from schemas import control, intake
+from schemas.checking import check
 from schemas.control import Pause
 from schemas.errors import Code, OutcomeUnknownError, RejectedError
 from schemas.ids import slug
@@ -108,4 +109,4 @@ def _kind(text: str) -> Kind:
 async def _body(request: Ask, form: type[B]) -> B:
     asking.parameters(request.scope["query_string"])
     content = await request.body()
-    return intake.check(form, intake.read_json(content)) if content else form()
+    return check(form, intake.read_json(content)) if content else form()

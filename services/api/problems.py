@@ -10,7 +10,6 @@ import structlog
 from litestar import Response
 from litestar.exceptions import HTTPException
 
-from schemas import views
 from schemas.errors import (
     Code,
     DisconnectedError,
@@ -21,6 +20,7 @@ from schemas.errors import (
     UnavailableError,
 )
 from schemas.ids import parse_task_id
+from schemas.problems import problem
 from schemas.requests import MAX_REQUEST_BYTES
 from schemas.views import API
 from services.api.answer import Ask, encode
@@ -61,8 +61,8 @@ def answer(request: Ask, error: Exception) -> Response[bytes]:
         headers["Retry-After"] = str(retry_after_s)
     if refusal.code is Code.RANGE_NOT_SATISFIABLE:
         headers["Content-Range"] = f"bytes */{refusal.extra['size']}"
-    problem = views.problem(refusal)
-    return Response(encode(problem), status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)
+    shown = problem(refusal)
+    return Response(encode(shown), status_code=shown.status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def refused(request: Ask, error: Exception) -> tuple[RejectedError, dict[str, str]]:

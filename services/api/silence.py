@@ -10,7 +10,6 @@ from typing import Final
 
 import structlog
 
-from schemas.ids import BackendId
 from schemas.registering import lapsed
 from schemas.registry import Backend
 from services.api.known_models import KnownModels
@@ -46,14 +45,12 @@ class Silence:
         if asyncio.get_running_loop().time() - self._bus.connected_since < _GRACE_S:
             return
         for backend in self._models.backends():
-            if lapsed(backend, self._now(), running=self._running(backend.name)) is not None:
-                _, made = await self._registrar.edit(backend.name, self._decide)
-                log.info("backend.silent", backend=backend.name, wanted=made and str(made.wanted))
+            if self._decide(backend) != backend:
+                known, made = await self._registrar.edit(backend.name, self._decide)
+                if known != made:
+                    log.warning("backend.silent", backend=backend.name, removed=made is None)
 
     def _decide(self, known: Backend | None) -> Backend | None:
         if known is None:
             return None
-        return lapsed(known, self._now(), running=self._running(known.name)) or known
-
-    def _running(self, name: BackendId) -> int:
-        return len(self._leases.running(name))
+        return lapsed(known, self._now(), running=len(self._leases.running(known.name)))

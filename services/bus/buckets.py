@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from schemas.envelope import EXPECTED_SEQUENCE
+from schemas.envelope import EXPECTED_SEQUENCE, TTL
 from services.bus.connection import ApiError, Bus
 from services.bus.follow import Follower
 from services.bus.stored import Stored, from_direct_get
@@ -49,9 +49,15 @@ class Bucket:
         """Write if the key is still at ``revision`` (0: not there yet); None if it is not."""
         return await self._write(key, value, revision, {})
 
-    async def delete(self, key: str, revision: int) -> int | None:
-        """Leave a marker that there is no such key any more, if it is still at ``revision``."""
-        return await self._write(key, b"", revision, {_OPERATION: "DEL"})
+    async def delete(self, key: str, revision: int, *, marked_s: int | None = None) -> int | None:
+        """Leave a marker that there is no such key any more, if it is still at ``revision``.
+
+        ``marked_s``: for so long, after which nothing is left of the key; the stream must allow it.
+        """
+        if marked_s is None:
+            return await self._write(key, b"", revision, {_OPERATION: "DEL"})
+        purge = {_OPERATION: "PURGE", "Nats-Rollup": "sub", TTL: f"{marked_s}s"}
+        return await self._write(key, b"", revision, purge)
 
     async def _write(self, key: str, value: bytes, revision: int, headers: dict[str, str]) -> int | None:
         guarded = {EXPECTED_SEQUENCE: str(revision), **headers}

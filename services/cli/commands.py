@@ -1,4 +1,4 @@
-"""The commands that look, follow and cancel, as click sees them.
+"""The commands that look and follow, as click sees them.
 
 The one rule: nothing but click is imported here, so that ``--help`` is quick; a command imports what it
 needs.
@@ -6,6 +6,7 @@ needs.
 
 import click
 
+from services.cli.filtering import filtered
 from services.cli.running import addressed, run
 
 _ids = click.argument("ids", metavar="ID...", nargs=-1, required=True)
@@ -20,17 +21,6 @@ def watch(ids: tuple[str, ...], url: str, *, as_json: bool) -> None:
     from services.cli import watch as following  # noqa: PLC0415 - see the rule
 
     run(following.watch(url, ids, as_json=as_json))
-
-
-@click.command()
-@_ids
-@click.option("--reason", help="Why; it is kept with the task.")
-@addressed
-def cancel(ids: tuple[str, ...], reason: str | None, url: str, *, as_json: bool) -> None:
-    """Cancel tasks, whether they wait or run."""
-    from services.cli import lists  # noqa: PLC0415 - see the rule
-
-    run(lists.cancel(url, ids, reason, as_json=as_json))
 
 
 @click.command()
@@ -55,8 +45,7 @@ def history(task_id: str, url: str, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--kind", help="Only these: image or speech.")
-@click.option("--status", help="Only these, such as RUNNING or FAILED.")
+@filtered
 @click.option("--limit", type=int, help="At most so many.")
 @click.option("--cursor", help="Go on where the last list ended.")
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens from now on.")

@@ -27,7 +27,7 @@ from services.cli import findings
 from services.cli.client import API
 from services.cli.failures import Exit
 from services.cli.findings import Finding
-from services.settings import Settings, masked
+from services.settings import Settings, masked, unread
 
 _PATIENCE_S: Final = 3.0
 _NATS_PORT: Final = 4222
@@ -181,7 +181,7 @@ async def _backends(
     settings: Settings, http: aiohttp.ClientSession, address: str
 ) -> AsyncGenerator[Finding, None]:
     """Ask the GPUs of the settings, and those that the api knows beside them."""
-    known = {str(backend.name): (backend.url, "on") for backend in settings.backends()}
+    known = {str(backend.name): (backend.url, "on") for backend in settings.backends(unread)}
     for backend in (await _ask(http, f"{address}{API}/backends")).json().get("backends", []):
         known[backend["name"]] = (backend["url"], backend["wanted"])
     known = {name: (url, wanted) for name, (url, wanted) in known.items() if wanted != "gone"}

@@ -18,13 +18,17 @@ _USERS: Final = {
     "watch": "services.cli.commands",
     "get": "services.cli.commands",
     "history": "services.cli.commands",
-    "cancel": "services.cli.commands",
+    "cancel": "services.cli.actions",
     "tasks": "services.cli.commands",
+    "dead": "services.cli.actions",
+    "replay": "services.cli.actions",
+    "redrive": "services.cli.actions",
     "queues": "services.cli.commands",
     "pause": "services.cli.fleet",
     "resume": "services.cli.fleet",
     "backends": "services.cli.fleet",
     "top": "services.cli.commands",
+    "simulate": "services.cli.simulate",
 }
 _HERE: Final = ("doctor", "config", "completion")
 EPILOG: Final = """\b

@@ -1,10 +1,10 @@
-"""Questions with one answer: a task, its history, all tasks, backends, queues; and cancelling.
+"""Questions with one answer: a task, its history, all tasks, backends, queues.
 
 The one rule: one request is one answer; what is printed as JSON are the api's own bytes.
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 
 import click
 import msgspec
@@ -41,15 +41,6 @@ async def _fetch(api: Api, document: Json, output: str) -> Exit:
     return Exit.DONE
 
 
-async def cancel(url: str, ids: Sequence[str], reason: str | None, *, as_json: bool) -> None:
-    """Cancel tasks, and say of each what came of it."""
-    body: Json = {} if reason is None else {"reason": reason}
-    async with connected(url, say) as api:
-        for task_id in ids:
-            content = await api.post(task_path(task_id, "/cancel"), body)
-            click.echo(content if as_json else f"{task_id} {api.decoded(content)['outcome']}")
-
-
 async def history(url: str, task_id: str, *, as_json: bool) -> None:
     """Show what happened to a task, with the time since its submission."""
     async with connected(url, say) as api:
@@ -67,8 +58,28 @@ async def history(url: str, task_id: str, *, as_json: bool) -> None:
         tables.printed(show.HISTORY, show.history_rows(events), "no events")
 
 
+async def dead(url: str, query: Mapping[str, str], *, as_json: bool) -> None:
+    """List dead letters, newest first."""
+    async with connected(url, say) as api:
+        content = await api.get(f"{API}/tasks", {"status": Status.FAILED, **query})
+    page = api.decoded(content)
+    if as_json:
+        click.echo(content)
+        return
+    now = tables.now_for_people()
+    tables.printed(
+        show.DEAD, [show.dead_row(document, now) for document in page["tasks"]], "no dead letters"
+    )
+    if page["next"]:
+        say(f"there are more: --cursor {page['next']}")
+
+
 async def tasks(url: str, query: Mapping[str, str], *, follow: bool, as_json: bool) -> None:
     """List tasks, newest first, and go on with what happens to them."""
+    if follow and (other := sorted(query.keys() - show.FOLLOWED)):
+        names = ", ".join(f"--{name}" for name in sorted(show.FOLLOWED))
+        asked = other[0].replace("_", "-")
+        raise EndError(Exit.USAGE, f"--follow goes with {names}; not with --{asked}")
     async with connected(url, say) as api:
         content = await api.get(f"{API}/tasks", query)
         page = api.decoded(content)
@@ -90,12 +101,11 @@ async def tasks(url: str, query: Mapping[str, str], *, follow: bool, as_json: bo
 async def _follow(api: Api, found: list[Json], query: Mapping[str, str], *, as_json: bool) -> None:
     """Print changes. What came after the newest shown is not in the list, so the stream begins there."""
     after = max((document["sequence"] for document in found), default=None)
-    kinds = {document["task_id"]: document["kind"] for document in found}
+    meant = {document["task_id"]: True for document in found}
     async with contextlib.aclosing(_changes(api, after)) as changes:
         async for raw, event in changes:
-            if not await _asked_for(api, event, query, kinds):
-                continue
-            click.echo(raw if as_json else show.event_line(event))
+            if show.is_in_status(event, query) and await _is_meant(api, event, query, meant):
+                click.echo(raw if as_json else show.event_line(event))
 
 
 async def _changes(api: Api, after: int | None) -> AsyncGenerator[tuple[bytes, Json], None]:
@@ -105,20 +115,15 @@ async def _changes(api: Api, after: int | None) -> AsyncGenerator[tuple[bytes, J
                 yield frame.data, api.decoded(frame.data)
 
 
-async def _asked_for(api: Api, event: Json, query: Mapping[str, str], kinds: dict[str, str]) -> bool:
-    """Hold an event against the filters; the kind is known of its task, not of each event."""
-    status = query.get("status")
-    if status is not None and show.STATUS_AFTER.get(event["type"]) != status.upper():
-        return False
-    if "kind" not in query:
-        return True
+async def _is_meant(api: Api, event: Json, query: Mapping[str, str], meant: dict[str, bool]) -> bool:
+    """Hold an event's task against the filter, by what its submission says."""
     task_id = event["task_id"]
     if submission := event["data"].get("submission"):
-        kinds[task_id] = submission["kind"]
-    if task_id not in kinds:
+        meant[task_id] = show.is_meant(submission, query)
+    if task_id not in meant:
         with contextlib.suppress(EndError):  # away for a moment, or erased: better shown than left out
-            kinds[task_id] = (await api.json(task_path(task_id)))["kind"]
-    return kinds.get(task_id, query["kind"]) == query["kind"]
+            meant[task_id] = show.is_meant(await api.json(task_path(task_id)), query)
+    return meant.get(task_id, True)
 
 
 async def backends(url: str, *, as_json: bool) -> None:

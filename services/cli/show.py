@@ -3,10 +3,11 @@
 The one rule: pure; text that came from elsewhere is shown without its control characters.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from schemas.ids import ANY_MODEL, slug
 from schemas.task import FINAL, Status
 
 Json = dict[str, Any]  # Any: JSON of the api
@@ -28,8 +29,12 @@ STATUS_AFTER: Final = {
 PROGRESS: Final = "task.progress"
 _PLAIN: Final = ("attempt", "backend", "reason", "by", "deadline", "retry_at", "due_at")
 _PROMPT: Final = 48
+_FIXED: Final = ("kind", "user", "tenant", "priority", "model")
+FOLLOWED: Final = frozenset({*_FIXED, "tag", "status", "limit", "cursor"})
+"""What a filter may ask of tasks that are followed."""
 
 TASKS: Final[Row] = ("ID", "KIND", "STATUS", "WHEN", "%", "WHAT")
+DEAD: Final[Row] = ("ID", "KIND", "ENDED", "BACKEND", "TRIES", "ERROR", "WHY")
 BACKENDS: Final[Row] = (
     *("NAME", "KIND", "STATE", "CONDITION", "CIRCUIT", "BUSY", "MODELS"),
     *("PROTOCOL", "URL", "REASON"),
@@ -139,6 +144,36 @@ def task_row(document: Json, now: datetime | None = None) -> Row:
         _progress(document),
         what(document),
     )
+
+
+def dead_row(document: Json, now: datetime | None = None) -> Row:
+    """Give the row of a task that has failed: where, after how many tries, and why."""
+    error, attempts = document.get("error") or {}, document["attempts"]
+    return (
+        document["task_id"],
+        document["kind"],
+        moment(document["finished_at"], now),
+        clean(attempts[-1]["backend"]) if attempts else "",
+        str(len(attempts)),
+        error.get("code", ""),
+        clean(error.get("message", "")),
+    )
+
+
+def is_in_status(event: Json, query: Mapping[str, str]) -> bool:
+    """Whether an event leads to one of the statuses asked for."""
+    statuses = query.get("status")
+    return statuses is None or STATUS_AFTER.get(event["type"], "") in statuses.upper().split(",")
+
+
+def is_meant(task: Json, query: Mapping[str, str]) -> bool:
+    """Hold a filter against what never changes of a task: its document, or its submission."""
+    named = (task.get("request") or {}).get("model")
+    found = {**task, "model": slug(named) if named else ANY_MODEL}
+    asked = {**query, **({"model": slug(query["model"])} if "model" in query else {})}
+    if "tag" in asked and asked["tag"] not in task["tags"]:
+        return False
+    return all(found[name] == asked[name] for name in _FIXED if name in asked)
 
 
 def history_rows(events: Sequence[Json]) -> list[Row]:

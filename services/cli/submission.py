@@ -31,8 +31,10 @@ _COMMONS: Final = (
     click.option("--delay-s", type=float, help="Start so many seconds from now at the earliest."),
     click.option("--not-before", help="Start then at the earliest, as 2026-12-24T18:00:00Z."),
     click.option("--start-deadline-s", type=float, help="Expire if not started by then."),
+    click.option("--deadline-s", type=float, help="Expire if not finished by then."),
     click.option("--run-timeout-s", type=float, help="Longest time of one attempt."),
     click.option("--max-attempts", type=int, help="Tries until it fails."),
+    click.option("--backend", help="Run there, while that GPU is in service."),
     click.option("--user", help="Whose it is."),
     click.option("--tag", "tags", multiple=True, help="A word to find it by; may be given several times."),
     click.option(

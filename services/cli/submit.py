@@ -54,7 +54,7 @@ async def image(prompt: str, flags: Json, wanted: Wanted) -> Exit:
     check(wanted, flags.get("n") or 1)
     body = {"prompt": _typed() if prompt == STDIN else prompt, **given(flags)}
     async with connected(wanted.url, say) as api:
-        return await _ended(api, await api.post(f"{API}/image/async", body, _headers(wanted)), wanted)
+        return await ended(api, await api.post(f"{API}/image/async", body, headers(wanted)), wanted)
 
 
 async def speech(file: str, flags: Json, wanted: Wanted) -> Exit:
@@ -62,7 +62,7 @@ async def speech(file: str, flags: Json, wanted: Wanted) -> Exit:
     check(wanted)
     form = Upload(Path(file).name, _recording(file), fields(flags, wanted.output))
     async with connected(wanted.url, say) as api:
-        return await _ended(api, await api.upload(f"{API}/speech/async", form, _headers(wanted)), wanted)
+        return await ended(api, await api.upload(f"{API}/speech/async", form, headers(wanted)), wanted)
 
 
 def fields(flags: Json, output: str | None) -> dict[str, str]:
@@ -91,11 +91,13 @@ def _recording(file: str) -> bytes:
         raise EndError(Exit.USAGE, f"cannot read {file}: {error.strerror}") from None
 
 
-def _headers(wanted: Wanted) -> dict[str, str]:
+def headers(wanted: Wanted) -> dict[str, str]:
+    """Give the headers of a submission."""
     return {} if wanted.key is None else {"idempotency-key": wanted.key}
 
 
-async def _ended(api: Api, answer: bytes, wanted: Wanted) -> Exit:
+async def ended(api: Api, answer: bytes, wanted: Wanted) -> Exit:
+    """Print what was accepted, or wait for its end and print what came of it."""
     accepted = api.decoded(answer)
     task_id: str = accepted["task_id"]
     if not wanted.waits:

@@ -6,7 +6,7 @@ The one rule: only the backend's word frees a slot, or where its protocol has no
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -21,6 +21,8 @@ from services.settings import Settings
 log = structlog.get_logger()
 
 _LOOK_S: Final = 1.0
+_MARGIN: Final = 0.5
+"""By what part of its time a run may take longer than expected, where only the clock tells that it is over."""
 
 
 @contextlib.asynccontextmanager
@@ -48,7 +50,7 @@ async def minded(instance: Instance, key: str, after_s: float) -> AsyncIterator[
 
 async def drain_lost(instance: Instance, key: str, lost: Lease, settings: Settings) -> None:
     """Wait until what a lost attempt left on a GPU has ended: by its own signal, else by the clock."""
-    until = lost.expected_end_at or clock.now() + timedelta(seconds=settings.unknown_run_s)
+    until = _surely_ended_at(lost) or clock.now() + timedelta(seconds=settings.unknown_run_s)
     async with minded(instance, key, settings.stuck_after_s):
         while instance.adapter is not None:
             idle = await instance.adapter.idle(lost.remote_id)
@@ -56,3 +58,9 @@ async def drain_lost(instance: Instance, key: str, lost: Lease, settings: Settin
             if idle or (idle is None and rest_s <= 0):
                 return
             await asyncio.sleep(_LOOK_S if idle is False else min(_LOOK_S, rest_s))
+
+
+def _surely_ended_at(lost: Lease) -> datetime | None:
+    if lost.expected_end_at is None or lost.since is None:
+        return lost.expected_end_at
+    return lost.expected_end_at + _MARGIN * (lost.expected_end_at - lost.since)

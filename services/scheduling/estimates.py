@@ -97,14 +97,6 @@ class Estimates:
         return fmean(seen) if seen else self._model_load_s
 
 
-def rest_s(expected_s: float, elapsed_s: float) -> float:
-    """Give how long a run will still take: what is left, and once that is over, as long as it is overdue.
-
-    So nothing waits without end for a run that does not end.
-    """
-    return abs(expected_s - elapsed_s)
-
-
 def runs_as(gpu: Gpu, model: str, warm: Sequence[str]) -> str | None:
     """Give the own name of the model that a task asking for the slug ``model`` runs on there.
 

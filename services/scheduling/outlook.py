@@ -8,6 +8,7 @@ import heapq
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import chain
 from typing import Final, NamedTuple
 
@@ -183,7 +184,12 @@ class Outlook:
         """Give the slots as they are once all of a priority, and those before it, have been laid out."""
         rank = _EVERY.index(priority) if priority in _EVERY else len(_EVERY) - 1
         found = (self._behind[p] for p in reversed(_EVERY[: rank + 1]) if p in self._behind)
-        return next(found, None) or Slots.now(self.moment)
+        return next(found, self._before)
+
+    @cached_property
+    def _before(self) -> Slots:
+        """Give the slots as they are before anything is laid out."""
+        return Slots.now(self.moment)
 
     @property
     def _pace_s(self) -> float:

@@ -40,6 +40,7 @@ def unequal_machines() -> list[Machine]:
             load_s=_LOAD_S,
             warm=(_MODELS[0], _MODELS[1 + number % (len(_MODELS) - 1)]),
             keeps=2,
+            weight=speed,
         )
         for number, speed in enumerate(_SPEEDS, 1)
     ]

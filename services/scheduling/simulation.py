@@ -15,11 +15,12 @@ from msgspec.structs import replace
 from schemas.fleet import Learned
 from schemas.ids import BackendId
 from schemas.subjects import Lane
-from services.scheduling.estimates import Estimates, after, is_cold, learned, rest_s, runs_as
+from services.scheduling.estimates import Estimates, after, is_cold, learned, runs_as
 from services.scheduling.fairness import Turns
 from services.scheduling.matching import match
 from services.scheduling.outcome import Outcome, Tenants, percentiles
 from services.scheduling.policies import affine
+from services.scheduling.rest import still_s
 from services.scheduling.situation import Choice, Gpu, Line
 
 AFFINITY: Final = "user_affinity"
@@ -61,7 +62,7 @@ def simulate(
     *,
     model_load_s: float,
 ) -> Outcome:
-    """Replay arrivals, in any order; ``turns`` are new, a load takes ``model_load_s`` until one was seen."""
+    """Replay arrivals, in any order; ``turns`` are new, ``model_load_s`` is for loads never seen yet."""
     ordered = sorted(arrivals, key=lambda arrival: arrival.at_s)
     began_s = ordered[0].at_s if ordered else 0.0
     tenants = Tenants(arrival.tenant for arrival in ordered)
@@ -102,7 +103,7 @@ class _State:
             kind=machine.kind,
             models=machine.models,
             free=tuple(slot for slot in range(machine.slots) if slot not in self.runs),
-            rests_s=tuple(rest_s(run.expected_s, now_s - run.began_s) for run in self.runs.values()),
+            rests_s=tuple(still_s(run.began_s + run.expected_s - now_s) for run in self.runs.values()),
             keeps=machine.keeps,
             weight=machine.weight,
             turn=self.turn,

@@ -139,6 +139,9 @@ class Terminal:
 
         return await eventually(look, f"the screen shows {parts}")
 
+    def types(self, text: str) -> None:
+        os.write(self._main, text.encode())
+
     async def ended(self) -> int:
         async def look() -> tuple[int] | None:
             self.text()  # else it may wait for a reader

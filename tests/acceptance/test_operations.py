@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 from msgspec import Struct
 
-from schemas.views import HTTP_STATUS
+from schemas.problems import HTTP_STATUS
 from tests import documents
 from tests.acceptance.test_up_life import Instance
 from tests.nats import free_port

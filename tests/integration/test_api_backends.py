@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from schemas import fleet, registry
 from schemas import lease as leases
-from schemas import registry
 from schemas.errors import Code
+from schemas.fleet import Condition, Health
 from schemas.ids import BackendId, TaskId
 from schemas.lease import RELEASED, Lease
-from schemas.registry import Source, Wanted
-from schemas.subjects import BACKENDS, LEASES, lease_key
+from schemas.registry import Source
+from schemas.subjects import BACKENDS, FLEET, LEASES, lease_key
 from services import clock
-from services.api import silence
+from services.api import registrar, silence
 from services.bus.buckets import Bucket
 from services.init.main import prepare
 from tests.api import Json, Reply, Rig, eventually, running, settings_for
@@ -212,6 +213,27 @@ async def test_an_announcement_is_renewed_by_saying_it_again(
         assert shown == ("draining", 0.5, 2)
 
 
+async def test_of_what_was_added_and_removed_nothing_is_left_in_the_end(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registrar, "_MARKED_S", 1)
+    async with running(settings_for(nats_server, tmp_path), projected=False) as rig:
+        await add(rig, wanted="off")
+        await change(rig, slots=2)
+        buckets = [Bucket(rig.bus, name) for name in (BACKENDS, FLEET)]
+        for health in (Health(condition=Condition.STUCK), Health(condition=Condition.DOWN)):
+            await buckets[1].put(fleet.health_key(BackendId("gpu-1")), fleet.encode(health))
+        assert (await rig.ask("DELETE", GPU)).status == 200
+        assert (await buckets[0].get("gpu-1")).value is None
+
+        async def nothing_left() -> bool:
+            return [await bucket.all() for bucket in buckets] == [[], []]
+
+        await eventually(nothing_left)
+        again = await add(rig)
+        assert (again.status, again.json["condition"]) == (201, "unknown")
+
+
 async def silent(rig: Rig, **members: Any) -> None:  # Any: JSON
     """Announce a backend whose time is over."""
     await add(rig, ttl_s=5, **members)
@@ -235,9 +257,6 @@ async def test_a_silent_instance_is_taken_out_of_use_and_comes_back_when_it_spea
             return not await names(rig)
 
         await eventually(gone)
-        backend = await stored(rig)
-        assert backend is not None
-        assert backend.wanted is Wanted.GONE
         again = await add(rig, ttl_s=30)
         assert (again.status, again.json["wanted"]) == (201, "on")
 

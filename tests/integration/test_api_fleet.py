@@ -264,6 +264,8 @@ async def test_every_queue_that_a_backend_serves_is_there(nats_server: NatsServe
             "running": 0,
             "oldest_at": None,
             "slots": 6,
+            "eta_s": None,
+            "eta_error": None,
             "paused": None,
         }
 

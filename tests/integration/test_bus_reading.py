@@ -11,12 +11,13 @@ from schemas.events import TaskSubmitted
 from schemas.ids import ArtifactId
 from schemas.lease import Claim, Lease
 from schemas.requests import ImageRequest, ImageSubmission
-from schemas.subjects import LEASES, TASKS, Address, Lane
+from schemas.subjects import BACKENDS, LEASES, TASKS, Address, Lane
 from services import clock
 from services.artifacts import CHUNK, ArtifactStore, IncompleteError, TooLargeError
-from services.bus.buckets import Bucket
+from services.bus.buckets import Bucket, Entry
 from services.bus.connection import Bus
 from services.bus.follow import Follower
+from services.bus.followed import Followed
 from services.bus.streams import ensure_lane, lane_depths
 from services.bus.tasklog import TaskLog
 from services.bus.tickets import Puller
@@ -139,6 +140,48 @@ async def test_of_racing_writers_of_a_key_one_wins(log: TaskLog, bus: Bus) -> No
     entry = await bucket.get("k")
     assert await bucket.replace("k", b"next", entry.revision) is not None
     assert (await bucket.get("nothing")).value is None
+
+
+async def test_a_key_is_deleted_only_as_it_was_seen_and_can_be_written_again(
+    log: TaskLog, bus: Bus
+) -> None:
+    del log
+    bucket = Bucket(bus, BACKENDS)
+    first = await bucket.replace("k", b"one", 0)
+    assert first is not None
+    second = await bucket.replace("k", b"two", first)
+    assert await bucket.delete("k", first) is None
+    assert (await bucket.get("k")).value == b"two"
+    assert second is not None
+    deleted = await bucket.delete("k", second)
+    assert await bucket.get("k") == Entry("k", None, deleted or 0)
+    assert deleted is not None
+    assert await bucket.replace("k", b"three", deleted) is not None
+
+
+async def test_what_is_left_of_a_deleted_key_goes_after_its_time(log: TaskLog, bus: Bus) -> None:
+    del log
+    bucket = Bucket(bus, BACKENDS)
+    followed = Followed(bus, BACKENDS, "followed", lambda _key, value: value)
+    first = await bucket.replace("k", b"one", 0) or 0
+    second = await bucket.replace("k", b"two", first) or 0
+
+    async def follow() -> None:
+        async for _ in followed.changes():
+            pass
+
+    async with background(follow()):
+        assert await followed.reached(second, 5)
+        assert followed.entries == {"k": b"two"}
+        deleted = await bucket.delete("k", second, marked_s=1) or 0
+        assert await followed.reached(deleted, 5)
+        assert followed.entries == {}
+        assert not await followed.reached(deleted + 1, 0.01)
+
+    async def nothing_left() -> bool:
+        return await bucket.get("k") == Entry("k", None, 0)
+
+    await eventually(nothing_left, "nothing is left of the key")
 
 
 async def test_a_lease_is_one_holders_until_it_is_released_or_stale(log: TaskLog, bus: Bus) -> None:

@@ -27,6 +27,8 @@ def recording() -> bytes:
     return SPEECH.read_bytes()
 
 
+COMFYUI = Path(__file__).parents[2] / "deploy" / "comfyui" / "text-to-image.json"
+
 Ask = Callable[[ClientSession, str], Awaitable[tuple[int, str]]]
 """Ask for one job and give the status and the body of the final answer."""
 
@@ -82,12 +84,30 @@ async def ask_in_query(session: ClientSession, url: str) -> tuple[int, str]:
         return answer.status, await answer.text(errors="replace")
 
 
+async def ask_by_graph(session: ClientSession, url: str) -> tuple[int, str]:
+    graph = json.loads(COMFYUI.read_text())["workflow"]
+    graph["5"]["inputs"] |= {"width": 64, "height": 64}
+    async with session.post(f"{url}/prompt", json={"prompt": graph}) as answer:
+        if answer.status != 200:
+            return answer.status, await answer.text()
+        prompt_id = (await answer.json())["prompt_id"]
+    history: dict[str, Any] = {}  # Any: as the server says it
+    while not history:
+        async with session.get(f"{url}/history/{prompt_id}") as answer:
+            history = await answer.json()
+    for image in history[prompt_id]["outputs"].get("9", {}).get("images", ()):
+        async with session.get(f"{url}/view", params=image) as answer:
+            return answer.status, json.dumps({"image": base64.b64encode(await answer.read()).decode()})
+    return 200, json.dumps(history)
+
+
 ROUTES: dict[str, tuple[ProfileName, Ask]] = {
     "sdcpp-native": (ProfileName.SDCPP, ask_natively),
     "sdcpp-openai": (ProfileName.SDCPP, ask_for_image),
     "openai": (ProfileName.OPENAI, ask_for_image),
     "a1111": (ProfileName.A1111, ask_as_web_uis_do),
     "koboldcpp": (ProfileName.KOBOLDCPP, ask_as_web_uis_do),
+    "comfyui": (ProfileName.COMFYUI, ask_by_graph),
     "whisper": (ProfileName.WHISPER, ask_for_text),
     "whispercpp": (ProfileName.WHISPERCPP, ask_at_own_path),
     "whisper_asr": (ProfileName.WHISPER_ASR, ask_in_query),
@@ -98,6 +118,7 @@ SERVER_ERROR = {
     "openai": (500, "Image generation failed"),
     "a1111": (500, "RuntimeError"),
     "koboldcpp": (500, "RuntimeError"),
+    "comfyui": (200, "simulated server error"),
     "whisper": (500, "Internal Server Error"),
     "whispercpp": (500, "failed to process audio"),
     "whisper_asr": (500, "Internal Server Error"),
@@ -110,6 +131,7 @@ FIRST_IMAGE: dict[str, Callable[[Any], str]] = {
     "openai": lambda answer: answer["data"][0]["b64_json"],
     "a1111": lambda answer: answer["images"][0],
     "koboldcpp": lambda answer: answer["images"][0],
+    "comfyui": lambda answer: answer["image"],
 }
 
 

@@ -73,6 +73,19 @@ def test_if_none_match_compares_weakly(header: bytes | None, *, same: bool) -> N
 
 
 @pytest.mark.parametrize(
+    ("header", "left"),
+    [
+        (b'"7.1paused"', b'"7.1paused"'),
+        (b'"7.1waiting_for_slot~2026-11-24T09:01:00.000Z"', b'"7.1waiting_for_slot"'),
+        (b'W/"7~x", "8-3~y"', b'W/"7", "8-3"'),
+        (b"*", b"*"),
+    ],
+)
+def test_when_a_task_should_end_can_be_left_out_of_its_tag(header: bytes, left: bytes) -> None:
+    assert asking.without_eta(header) == left
+
+
+@pytest.mark.parametrize(
     ("header", "kept"),
     [
         (b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", True),

@@ -333,7 +333,8 @@ def test_the_end_of_an_attempt_has_the_seed_of_each_picture() -> None:
 
     assert isinstance(ended, Finished)
     assert [output.seed for output in ended.outputs] == [40, 41, 41]
-    for pictures in ([[]], [[b"x"]]):
+    broken_ones: list[list[list[bytes]]] = [[[]], [[b"x"]]]
+    for pictures in broken_ones:
         broken = wire.result(pictures, 40)
         assert isinstance(broken, Failed)
         assert broken.error.code == "bad_image"

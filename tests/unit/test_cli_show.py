@@ -144,6 +144,28 @@ class TestDocuments:
         assert lines[-4].split() == ["image-1", "image", "on", "down", "open", "1/1", "any", "refused"]
         assert lines[-1].split() == ["image-1", ID, "3", "50%"]
 
+    def test_a_backend_is_told_in_one_line(self) -> None:
+        backend = {"name": "image-1", "wanted": "draining", "running": [{}]}
+        assert show.backend_line(backend) == "image-1 is draining and runs 1 task"
+        assert show.backend_line({**backend, "running": [{}, {}]}).endswith("runs 2 tasks")
+        assert show.backend_line({**backend, "running": []}) == "image-1 is draining"
+
+    def test_a_pause_is_told_with_its_reason(self) -> None:
+        held = {"model": None, "at": "2026-11-24T12:00:00Z", "by": "client", "reason": None}
+        assert show.pause_line("image", held) == "image is paused since 2026-11-24T12:00:00Z"
+        whole = {**held, "model": "flux", "reason": "new\nweights"}
+        assert show.pause_line("image", whole).startswith("image flux is paused since ")
+        assert show.pause_line("image", whole).endswith(": new weights")
+
+    def test_a_queue_shows_since_when_it_is_paused(self) -> None:
+        counts = dict.fromkeys(("waiting", "scheduled", "retrying", "running", "slots"), 0)
+        queue = {"kind": "image", "model": "any", **counts, "oldest_at": None, "paused": None}
+        held = {"at": NOW.isoformat(), "by": "client", "reason": "drivers"}
+        assert show.queue_row(queue, NOW)[-1] == ""
+        later = NOW + timedelta(minutes=3)
+        assert show.queue_row({**queue, "paused": held}, later)[-1] == "3 min drivers"
+        assert show.queue_row({**queue, "paused": {**held, "reason": None}})[-1] == held["at"]
+
 
 class TestRefusals:
     @pytest.mark.parametrize("code", list(Code))

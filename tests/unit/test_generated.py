@@ -17,6 +17,7 @@ from schemas.asyncapi import OPERATIONS
 from schemas.events import TOKENS, Progress, Recorded, TaskEvent
 from schemas.generate import GENERATED, ROOT
 from schemas.ids import EventId
+from schemas.standing import Why, standing
 from schemas.subjects import Address, Lane
 from schemas.task import TRANSITIONS, Status, fold
 from tests import strategies
@@ -229,7 +230,13 @@ def test_every_document_is_as_its_schema_says(whole: list[Recorded]) -> None:
     stored = views.encoded(fold(TASK, whole), ADDRESS)
     shown = views.progress(Progress(attempt=1, fraction=0.5))
 
-    for document_shown in (views.spliced(stored, None), views.spliced(stored, shown)):
+    stands = [standing(None, None, Why.PAUSED), standing(1, T0, Why.WAITING_FOR_SLOT)]
+
+    for document_shown in (
+        views.spliced(stored, None),
+        views.spliced(stored, shown),
+        *(views.spliced(stored, None, queue) for queue in stands),
+    ):
         validator("document.json").validate(json.loads(document_shown))
 
 

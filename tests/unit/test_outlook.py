@@ -118,9 +118,13 @@ def test_who_tries_again_later_leaves_the_gpu_to_others_till_then() -> None:
 
 def test_a_tenant_at_its_cap_waits_for_its_own_runs() -> None:
     made = outlook(
-        waiting(1), waiting(2), waiting(3, tenant="other"),
-        gpus=(gpu(free=(0, 1, 2)),), tenant_cap=1, running={"acme": (50.0,)},
-    )  # fmt: skip
+        waiting(1),
+        waiting(2),
+        waiting(3, tenant="other"),
+        gpus=(gpu(free=(0, 1, 2)),),
+        tenant_cap=1,
+        running={"acme": (50.0,)},
+    )
 
     assert ends(made) == {1: 60, 2: 70, 3: 10}
 
@@ -192,9 +196,11 @@ def test_a_new_task_of_a_tenant_at_its_cap_waits_for_the_tenant() -> None:
 
 def test_what_is_far_behind_is_foretold_by_the_rate() -> None:
     made = outlook(
-        *(waiting(n) for n in range(10)), gpus=(gpu(free=(0, 1)),),
-        counts={"normal": 1000}, depths={lane().name: 1000},
-    )  # fmt: skip
+        *(waiting(n) for n in range(10)),
+        gpus=(gpu(free=(0, 1)),),
+        counts={"normal": 1000},
+        depths={lane().name: 1000},
+    )
 
     assert made.end_s(waiting(999), 1000) == pytest.approx(1000 * 10 / 2, rel=0.02)
     assert made.end_behind_s(waiting(2000)) == pytest.approx(1000 * 10 / 2, rel=0.02)
@@ -203,8 +209,9 @@ def test_what_is_far_behind_is_foretold_by_the_rate() -> None:
 def test_a_lone_task_behind_a_crowd_of_another_lane_is_foretold_in_its_turn() -> None:
     made = outlook(
         *(waiting(n) for n in range(10)),
-        counts={"normal": 1000}, depths={lane().name: 999, lane(number=5).name: 1},
-    )  # fmt: skip
+        counts={"normal": 1000},
+        depths={lane().name: 999, lane(number=5).name: 1},
+    )
 
     late = made.end_s(waiting(999, where=lane(number=5)), 1000)
     assert late is not None

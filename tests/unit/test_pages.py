@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from schemas import generate
+from schemas import generate, workflow
 from schemas.errors import Code
+from schemas.problems import HTTP_STATUS
 from schemas.registry import Protocol
-from schemas.views import HTTP_STATUS
 from services.api.main import Api
 from services.cli import settings_page
 from services.dispatcher.policies.health import Condition
@@ -141,3 +141,10 @@ def test_the_page_on_backends_has_every_protocol_and_condition_and_urls_that_are
     assert len(found) > 10
     for variable, url in found:
         load({variable: url})
+
+
+def test_the_workflow_that_the_page_on_backends_shows_is_one() -> None:
+    blocks = documents.blocks(documents.ROOT / "docs" / "backends.md")
+    (example,) = (block for block in blocks if block.language == "json")
+
+    assert workflow.read(example.text.encode()).place("prompt") == ("6", "text")

@@ -175,12 +175,8 @@ class TestAdded:
 
     def test_one_that_had_fallen_silent_is_on_again(self) -> None:
         drained = lapsed(announced(), LATER, running=1)
-        assert drained is not None
-        gone = lapsed(drained, LATER, running=0)
-        assert gone is not None
-        for known in (drained, gone):
-            again = added(known, announced(LATER))
-            assert (again.wanted, again.alive_until) == (Wanted.ON, LATER + timedelta(seconds=30))
+        again = added(drained, announced(LATER))
+        assert (again.wanted, again.alive_until) == (Wanted.ON, LATER + timedelta(seconds=30))
 
 
 class TestChanged:
@@ -264,25 +260,24 @@ class TestRemoved:
 
 class TestLapsed:
     def test_one_that_is_heard_of_in_time_stays(self) -> None:
-        assert lapsed(announced(), NOW, running=0) is None
+        assert lapsed(announced(), NOW, running=0) == announced()
         for known in (configured(), addition(BODY, NOW)):
-            assert lapsed(known, LATER, running=0) is None
+            assert lapsed(known, LATER, running=0) == known
 
-    def test_a_silent_one_that_runs_nothing_is_gone(self) -> None:
+    def test_a_silent_one_that_runs_nothing_is_removed(self) -> None:
         for wanted in (Wanted.ON, Wanted.DRAINING):
-            gone = lapsed(replace(announced(), wanted=wanted), LATER, running=0)
-            assert gone is not None
-            assert gone.wanted is Wanted.GONE
+            assert lapsed(replace(announced(), wanted=wanted), LATER, running=0) is None
 
     def test_a_silent_one_that_runs_something_drains_first(self) -> None:
         drains = lapsed(announced(), LATER, running=1)
         assert drains is not None
         assert drains.wanted is Wanted.DRAINING
-        assert lapsed(drains, LATER, running=1) is None
+        assert lapsed(drains, LATER, running=1) == drains
+        assert lapsed(drains, LATER, running=0) is None
 
-    @pytest.mark.parametrize("wanted", [Wanted.OFF, Wanted.GONE])
-    def test_one_that_is_off_or_gone_stays_so(self, wanted: Wanted) -> None:
-        assert lapsed(replace(announced(), wanted=wanted), LATER, running=0) is None
+    def test_one_that_is_off_stays_so(self) -> None:
+        known = replace(announced(), wanted=Wanted.OFF)
+        assert lapsed(known, LATER, running=0) == known
 
 
 @pytest.mark.parametrize("name", ["image-1", "gpu_7", "0", "a" * 63])

@@ -8,6 +8,7 @@ from schemas.errors import Code, RejectedError
 from schemas.ids import BackendId
 from schemas.registry import KIND_OF, Backend, Protocol, Source, Wanted, decode, encode, from_url
 from schemas.requests import Kind
+from schemas.workflow import Workflow
 
 NAME = BackendId("IMAGE_GEN_URL_1")
 
@@ -97,7 +98,9 @@ def test_a_wrong_url_is_refused_with_the_name_of_its_variable(url: str, code: Co
 
 
 def test_an_unknown_option_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(RejectedError, match="slots, models, weight, api_key, disconnect_cancels"):
+    with pytest.raises(
+        RejectedError, match="slots, models, keeps, weight, api_key, disconnect_cancels, workflow"
+    ):
         from_url(NAME, "http://gpu?slot=2", Kind.IMAGE)
 
 
@@ -131,3 +134,21 @@ def test_an_entry_reads_back_from_the_registry() -> None:
     entry = backend(wanted=Wanted.DRAINING, source=Source.API, models=("a",), slots=3)
 
     assert decode(encode(entry)) == entry
+
+
+def test_a_workflow_is_read_by_the_settings_only_and_stands_in_the_entry() -> None:
+    known = Workflow(graph={"1": {"class_type": "A", "inputs": {"a": 1}}}, inputs={"prompt": "1.inputs.a"})
+    paths: list[str] = []
+
+    def at(path: str) -> Workflow:
+        paths.append(path)
+        return known
+
+    entry = from_url(NAME, "http://gpu:8188?workflow=/etc/a.json", Kind.IMAGE, at)
+    assert (entry.workflow, paths) == (known, ["/etc/a.json"])
+    assert decode(encode(entry)) == entry
+    assert from_url(NAME, "http://gpu", Kind.IMAGE, at).workflow is None
+    with pytest.raises(RejectedError, match="only settings may"):
+        from_url(NAME, "http://gpu?workflow=/etc/a.json", Kind.IMAGE)
+    with pytest.raises(RejectedError, match="for comfyui, not for sdcpp"):
+        from_url(NAME, "sdcpp+http://gpu?workflow=/etc/a.json", Kind.IMAGE, at)

@@ -37,7 +37,7 @@ def unequal(policy: str, load: float, priorities: Priorities = "strict") -> Outc
     return simulate(arrivals, unequal_machines(), policy, Turns(priorities), model_load_s=15.0)
 
 
-def test_nothing_came() -> None:
+def test_a_replay_of_nothing_has_no_figures() -> None:
     found = replayed([], [machine()])
     assert (found.tasks, found.loads, found.total.p99, found.utilisation) == (0, 0, 0.0, {"a": 0.0})
 
@@ -61,8 +61,9 @@ def test_a_slot_each_runs_at_once() -> None:
 
 
 def test_a_model_that_is_not_loaded_costs_a_load() -> None:
-    two = {"models": {"x": "x", "y": "y"}, "seconds": {"x": 10.0, "y": 10.0}, "load_s": 20.0}
-    found = replayed([arrival(), arrival(40.0, "y"), arrival(80.0, "y")], [machine(warm=("x",), **two)])
+    models, seconds = {"x": "x", "y": "y"}, {"x": 10.0, "y": 10.0}
+    two = machine(warm=("x",), models=models, seconds=seconds, load_s=20.0)
+    found = replayed([arrival(), arrival(40.0, "y"), arrival(80.0, "y")], [two])
     assert (found.loads, found.total.p50, found.total.p99) == (1, 10.0, 30.0)
 
 

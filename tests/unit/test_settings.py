@@ -1,5 +1,6 @@
 """Settings: where a value comes from, and that every refusal names the setting."""
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -123,3 +124,21 @@ def test_a_refusal_does_not_tell_the_secret_in_a_url() -> None:
     with pytest.raises(SettingsError) as error:
         load({"IMAGE_GEN_URL_1": "http://gpu:1?api_key=abc&slot=2"})
     assert "abc" not in str(error.value)
+
+
+def test_a_workflow_is_read_by_whoever_asks_for_the_gpus_and_not_before(tmp_path: Path) -> None:
+    file = tmp_path / "workflow.json"
+    settings = load({"IMAGE_GEN_URL_2": f"http://gpu:8188?workflow={file}"})
+    graph = {"1": {"class_type": "A", "inputs": {"a": 1}}}
+
+    with pytest.raises(SettingsError, match=r"^IMAGE_GEN_URL_2: the workflow .* cannot be read: No such"):
+        settings.backends()
+    file.write_text(json.dumps({"workflow": graph, "inputs": {}}))
+    with pytest.raises(SettingsError, match=r"^IMAGE_GEN_URL_2: .* inputs\.prompt is needed"):
+        settings.backends()
+    file.write_text(
+        json.dumps({"workflow": graph, "inputs": dict.fromkeys(("prompt", "seed"), "1.inputs.a")})
+    )
+    (backend,) = settings.backends()
+    assert backend.workflow is not None
+    assert backend.workflow.place("seed") == ("1", "a")

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from schemas import views
+from schemas import problems, views
 from schemas.errors import Code, RejectedError
 from schemas.events import Progress, Recorded, TaskEvent, Undecodable
+from schemas.problems import HTTP_STATUS
+from schemas.standing import Why, standing
 from schemas.task import Status, fold
-from schemas.views import HTTP_STATUS
 from tests import strategies
 from tests.builders import (
     ADDRESS,
@@ -157,6 +158,17 @@ def test_progress_and_queue_stand_in_front_of_what_is_stored() -> None:
     }
 
 
+def test_a_standing_says_the_place_the_end_in_whole_seconds_and_why() -> None:
+    stored = views.encoded(task(submitted()), ADDRESS)
+    stands = standing(3, at(60), Why.WAITING_FOR_SLOT)
+
+    assert json.loads(views.spliced(stored, None, stands))["queue"] == {
+        "position": 3,
+        "eta_at": "2026-11-24T09:01:00.000Z",
+        "why": "waiting_for_slot",
+    }
+
+
 def test_an_event_on_the_wire_says_where_what_and_when() -> None:
     assert json.loads(views.wire_event(record(started(), 1230, after=1.5))) == {
         "sequence": 1230,
@@ -190,7 +202,7 @@ def test_who_submits_is_told_where_to_look() -> None:
 
 @pytest.mark.parametrize("code", Code)
 def test_every_refusal_has_a_status_that_says_error(code: Code) -> None:
-    found = views.problem(RejectedError(code, "no"))
+    found = problems.problem(RejectedError(code, "no"))
 
     assert found.status == HTTP_STATUS[code]
     assert 400 <= found.status < 600
@@ -199,7 +211,7 @@ def test_every_refusal_has_a_status_that_says_error(code: Code) -> None:
 
 def test_a_problem_names_the_member_what_is_allowed_and_the_task() -> None:
     refusal = RejectedError(Code.OUT_OF_RANGE, "no", member="width", allowed=["8"], task_id=TASK)
-    found = views.problem(refusal)
+    found = problems.problem(refusal)
 
     assert (found.member, found.allowed, found.task_id) == ("width", ["8"], TASK)
     assert found.title == "Out of range"

@@ -174,9 +174,8 @@ def _link_errors(
     graph: dict[str, Json], name: str, value: Json, taken: Link, known: Mapping[str, Node]
 ) -> Iterator[dict[str, Json]]:
     if not _is_link(value) or value[0] not in graph:
-        yield _error(
-            "bad_linked_input", "Bad linked input, must be a length-2 list of [node_id, slot]", name
-        )
+        message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
+        yield _error("bad_linked_input", message, name, name)
         return
     gives = known[graph[value[0]]["class_type"]].gives
     given = gives[value[1]] if value[1] < len(gives) else None

@@ -128,8 +128,8 @@ class Queue:
     async def _worked(self, prompt: Prompt, turn: Turn, messages: list[Json]) -> dict[str, Json] | None:
         """Give the outputs, the old ones where the last graph was the same; None when interrupted."""
         if self._cached is not None and self._cached[0] == prompt.graph:
-            await self._note(prompt, messages, "execution_cached", {"nodes": list(prompt.graph)})
             await turn.stumble()
+            await self._note(prompt, messages, "execution_cached", {"nodes": list(prompt.graph)})
             return None if turn.interrupted else self._cached[1]
         await self._note(prompt, messages, "execution_cached", {"nodes": []})
         await self._sample(prompt, turn)
@@ -150,9 +150,10 @@ class Queue:
         await self.tell(prompt, "executing", {"node": drawing.sampler, "prompt_id": prompt.id})
         area = drawing.picture.width * drawing.picture.height * drawing.count
         steps = drawing.picture.steps
-        durations_s = step_times_s(self._gpu.options, prompt.work.id, area, steps) or [0.0] * steps
-        for step, duration_s in enumerate(durations_s):
-            if step == steps // 2:
+        durations_s = step_times_s(self._gpu.options, prompt.work.id, area, steps)
+        middle = len(durations_s) // 2
+        for step, duration_s in enumerate(durations_s or [0.0] * steps):
+            if step == middle:
                 await turn.stumble()
             await turn.work([duration_s])
             if turn.interrupted:
