@@ -11,7 +11,7 @@ from msgspec import Struct
 Samples = list[float]
 
 MILLISECONDS: Final = "ms"
-_HEADINGS: Final = ("", "n", "p50", "p90", "p99", "max")
+_HEADINGS: Final = ("", "n", "p50", "p90", "p95", "p99", "max")
 
 
 class Spread(Struct, frozen=True):
@@ -20,6 +20,7 @@ class Spread(Struct, frozen=True):
     n: int
     p50: float
     p90: float
+    p95: float
     p99: float
     max: float
     runs: tuple[float, ...]
@@ -61,6 +62,7 @@ def spread(runs: Sequence[Samples]) -> Spread:
         n=len(ordered),
         p50=percentile(ordered, 0.5),
         p90=percentile(ordered, 0.9),
+        p95=percentile(ordered, 0.95),
         p99=percentile(ordered, 0.99),
         max=ordered[-1],
         runs=tuple(percentile(sorted(run), 0.5) for run in runs if run),
@@ -83,7 +85,7 @@ def table(figure: Figure) -> str:
 
 
 def _row(label: str, shown: Spread) -> tuple[str, ...]:
-    numbers = (shown.p50, shown.p90, shown.p99, shown.max)
+    numbers = (shown.p50, shown.p90, shown.p95, shown.p99, shown.max)
     return (label, str(shown.n), *(_number(number) for number in numbers))
 
 

@@ -9,9 +9,9 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import aiohttp
 import msgspec
@@ -88,9 +88,13 @@ class Rig:
 
     async def gpus(self, count: int, options: Options, protocol: str) -> list[str]:
         """Start one process of so many simulated GPUs that image tasks go to; before ``start``."""
-        asked = msgspec.json.encode(options).decode()
-        urls = (await self.beside("benchmarks.gpus", str(count), asked)).split()
-        self._gpu_urls += [f"{protocol}+{url}" for url in urls]
+        each = [msgspec.structs.replace(options, seed=options.seed + number) for number in range(count)]
+        return await self.unequal_gpus(each, protocol)
+
+    async def unequal_gpus(self, each: Sequence[Options], protocol: str, query: str = "") -> list[str]:
+        """Start one process of GPUs that differ; ``query`` follows their urls in the registry."""
+        urls = (await self.beside("benchmarks.gpus", msgspec.json.encode(each).decode())).split()
+        self._gpu_urls += [f"{protocol}+{url}{query}" for url in urls]
         return urls
 
     async def beside(self, module: str, *words: str) -> str:
@@ -132,15 +136,19 @@ class Rig:
         finally:
             connection.close()
 
-    async def finish(self, task_ids: list[TaskId], patience_s: float = PATIENCE_S) -> None:
-        """Wait until every one of these tasks is done."""
+    async def finish(self, task_ids: list[TaskId], patience_s: float = PATIENCE_S) -> list[dict[str, Any]]:
+        """Wait until every one of these tasks is done, and give their documents."""
+        documents = []
         async with asyncio.timeout(patience_s):
             for task_id in task_ids:
                 status = ""
                 while status != "DONE":
                     assert status not in ("FAILED", "CANCELLED", "EXPIRED"), f"{task_id} is {status}"
                     async with self.http.get(f"{self.url}/api/v1/tasks/{task_id}?wait=20") as answer:
-                        status = (await answer.json())["status"]
+                        document: dict[str, Any] = await answer.json()
+                    status = document["status"]
+                documents.append(document)
+        return documents
 
     def _python(self, module: str, *words: str) -> Command:
         inherited = {

@@ -12,6 +12,9 @@ from msgspec import Struct
 
 from schemas.errors import Code, RejectedError
 
+MAX_BYTES: Final = 512 * 1024
+"""Half of what fits into an entry of the registry."""
+
 NEEDED: Final = ("prompt", "seed")
 MEMBERS: Final = (
     *NEEDED,
@@ -58,6 +61,8 @@ def read(content: bytes) -> Workflow:
 
     Raises RejectedError that names the member and what is allowed.
     """
+    if len(content) > MAX_BYTES:
+        raise RejectedError(Code.BODY_TOO_LARGE, f"{len(content)} bytes; at most {MAX_BYTES}")
     try:
         file = msgspec.json.decode(content, type=_File)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -5,6 +5,7 @@ and from the projector's counts.
 """
 
 import contextlib
+from collections.abc import Sequence
 
 from litestar import route
 from litestar.handlers import HTTPRouteHandler
@@ -103,5 +104,5 @@ class FleetRoutes:
             return None
 
 
-def unknown_backend(name: str, names: list[str]) -> RejectedError:
+def unknown_backend(name: str, names: Sequence[str]) -> RejectedError:
     return RejectedError(Code.UNKNOWN_BACKEND, f"there is no backend {name!r}", allowed=names)

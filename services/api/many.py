@@ -9,7 +9,7 @@ from typing import Final
 
 from schemas.errors import Code, OutcomeUnknownError, RejectedError, UnavailableError
 from schemas.ids import TaskId
-from schemas.readmodel import Query
+from schemas.selections import Query
 from services.api import lag
 from services.api.queries import ReadModel
 from services.bus.connection import ApiError, Bus

@@ -120,7 +120,7 @@ class Reads:
         return Shown(facts[0], sequence, revision, queue, views.spliced(document, progress, queue))
 
     async def listed(self, rows: Sequence[Row]) -> list[bytes]:
-        """Give the documents of a list, from the rows of readmodel.list_tasks."""
+        """Give the documents of a list, from the rows of selections.list_tasks."""
         await self._foresight.fresh()
         return [
             views.spliced(document, progress, self._foresight.standing(in_line.facts(facts)))

@@ -14,7 +14,7 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp
 from msgspec import Meta, Struct
 
-from schemas import filters, intake, readmodel, views
+from schemas import filters, intake, selections, views
 from schemas.checking import check
 from schemas.errors import Code, RejectedError
 from schemas.ids import TaskId, parse_task_id
@@ -76,7 +76,7 @@ class TaskRoutes:
             return await self._show(request, parse_task_id(query.get("task_id", "")), query.get("wait"))
         query = asking.parameters(raw, "task_id", "limit", "cursor", *filters.MEMBERS)
         limit = asking.whole_number(query.get("limit", str(DEFAULT_LIMIT)), "limit", 1, MOST)
-        page = readmodel.list_tasks(filters.parse(query), _before(query.get("cursor")), limit + 1)
+        page = selections.list_tasks(filters.parse(query), _before(query.get("cursor")), limit + 1)
         rows = await self._model.page(page.text, page.parameters)
         documents = b",".join(await self._reads.listed(rows[:limit]))
         following = _cursor(rows[limit - 1][0]) if len(rows) > limit else None

@@ -24,7 +24,7 @@ def _models(_: click.Context, __: click.Parameter, text: str | None) -> list[str
 
 
 def _labels(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, str] | None:
-    if wrong := next((text for text in texts if not text.partition("=")[1]), None):
+    if wrong := next((text for text in texts if text.find("=") < 1), None):
         raise click.BadParameter(f"NAME=VALUE is wanted, not {wrong!r}")
     return {name: value for name, _, value in (text.partition("=") for text in texts)} or None
 

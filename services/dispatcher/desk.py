@@ -24,8 +24,9 @@ from services.dispatcher.decider import (
     with_ticket,
 )
 from services.dispatcher.execution import Execution
-from services.dispatcher.instances import Instance, Registry, Slot
+from services.dispatcher.instances import Instance, Slot
 from services.dispatcher.recording import Recorder
+from services.dispatcher.registry import Registry
 from services.dispatcher.work import Work, persistently
 from services.leases import Leases
 

@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 _LOOK_S: Final = 1.0
 _MARGIN: Final = 0.5
-"""By what part of its time a run may take longer than expected, where only the clock tells that it is over."""
+"""By what part of its time a run may take longer than expected, where only the clock tells its end."""
 
 
 @contextlib.asynccontextmanager

@@ -28,9 +28,9 @@ from services.dispatcher.backends.base import Attached, Failed, Job, Progressed
 from services.dispatcher.decider import End, handed_back
 from services.dispatcher.draining import drain_lost, minded
 from services.dispatcher.fleet import Fleet
-from services.dispatcher.instances import Registry
 from services.dispatcher.progress import Reporter
 from services.dispatcher.recording import Prepared, Recorder
+from services.dispatcher.registry import Registry
 from services.dispatcher.results import MissingInputError
 from services.dispatcher.work import Work, persistently
 from services.leases import Held, Leases

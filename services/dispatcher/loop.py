@@ -6,7 +6,7 @@ The one rule: no ticket is pulled without a slot that can run it now.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Final
 
@@ -14,12 +14,9 @@ import structlog
 from msgspec import Struct
 
 from schemas.errors import UnavailableError, UndecodableError
-from schemas.events import Decision
-from schemas.ids import BackendId
-from schemas.lease import Claim, Lease
+from schemas.lease import Claim
 from schemas.subjects import SUBMITTED, WAKE_CANCELLED, WAKE_EXPIRED, WAKE_SUBMITTED, Lane, parse_subject
 from schemas.work import units
-from services import clock
 from services.bus.connection import ApiError, Bus, Msg
 from services.bus.streams import lane_depths
 from services.bus.tickets import Ticket
@@ -30,14 +27,12 @@ from services.dispatcher.desk import Desk, Outcome
 from services.dispatcher.draining import drain_lost
 from services.dispatcher.execution import Execution
 from services.dispatcher.fleet import Fleet
-from services.dispatcher.instances import Instance, Registry, Slot
-from services.dispatcher.overview import Overview
-from services.dispatcher.placing import able_gpus, better_place
+from services.dispatcher.instances import Instance, Slot
+from services.dispatcher.registry import Registry
+from services.dispatcher.seating import Seat, Seating
 from services.leases import Leases
-from services.scheduling.deciding import decision
 from services.scheduling.fairness import Turns
-from services.scheduling.matching import match
-from services.scheduling.situation import Choice, Gpu, Line
+from services.scheduling.situation import Choice, Line
 from services.settings import Settings
 
 log = structlog.get_logger()
@@ -46,14 +41,6 @@ REFRESH_S: Final = 1.5
 PULL_WAIT_S: Final = 0.25
 LAST_WORDS_S: Final = 5.0
 ELSEWHERE_PAUSE: Final = timedelta(seconds=1)
-
-
-class Seat(Struct):
-    """The slot that a ticket has, and why; it may move."""
-
-    instance: Instance
-    slot: Slot
-    decision: Decision | None
 
 
 class Parts(Struct, frozen=True, kw_only=True):
@@ -81,7 +68,7 @@ class Loop:
         self._desk = parts.desk
         self._execution = parts.execution
         self._settings = parts.settings
-        self._overview = Overview(parts.leases, parts.registry, parts.settings)
+        self._seating = Seating(parts.leases, parts.registry, parts.settings)
         self._turns = Turns(parts.settings.priority, parts.settings.ageing_s)
         self._board = Board()
         self._stopping = False
@@ -155,24 +142,17 @@ class Loop:
         known = self._leases.known.is_set() and self._control.known.is_set()
         if self._stopping or not known or not self._bus.connected:
             return
-        while choice := self._choose():
-            instance = self._registry.instances[choice.backend]
-            slot = instance.slots[choice.slot]
-            slot.occupied = True
+        while choice := self._seating.choose(self._lines(), self._turns):
             self._turns.serve(choice.lane, choice.seconds)
-            instance.turn = self._turns.count
+            seat = self._seating.take(choice, self._turns.count)
             wait_s = PULL_WAIT_S if self._board.take(choice.lane, _now()) else 0.0
-            self._spawn(self._serve(Seat(instance, slot, choice.decision), choice, wait_s))
+            self._spawn(self._serve(seat, choice, wait_s))
         for instance in self._registry.instances.values():
             for slot in instance.slots:
                 self._tidy(instance, slot)
 
-    def _choose(self) -> Choice | None:
-        lines = [line for line in self._board.lines(_now()) if not self._control.paused(line.lane)]
-        return self._match(lines, self._overview.gpus(), self._turns) if lines else None
-
-    def _match(self, lines: Sequence[Line], gpus: Sequence[Gpu], turns: Turns) -> Choice | None:
-        return match(lines, gpus, turns, self._settings.policy_of, model_load_s=self._settings.model_load_s)
+    def _lines(self) -> list[Line]:
+        return [line for line in self._board.lines(_now()) if not self._control.paused(line.lane)]
 
     def _tidy(self, instance: Instance, slot: Slot) -> None:
         """Release a lease that is not needed, and recover a slot that was lost by another dispatcher."""
@@ -187,57 +167,47 @@ class Loop:
 
     async def _serve(self, seat: Seat, choice: Choice, wait_s: float) -> None:
         """Lease the slot, pull a ticket and run it; afterwards the slot is matched again."""
-        lane = choice.lane
         ran_s = 0.0
-        ticket = await self._pull(seat.slot, lane, wait_s)
         try:
-            if ticket is not None:
-                self._tickets.add(ticket)
-                began = _now()
-                outcome = await self._run(ticket, seat, lane)
-                ran_s = _now() - began if outcome is Outcome.SETTLED else 0.0
+            if ticket := await self._pull(seat.slot, choice.lane, wait_s):
+                ran_s = await self._run(ticket, seat, choice.lane)
         finally:
-            self._turns.settle(lane, choice.seconds, ran_s)
-            if ticket is not None:
-                self._tickets.discard(ticket)
-            await self._give_up_if_removed(seat.slot)
-            self._free(seat.slot)
+            self._turns.settle(choice.lane, choice.seconds, ran_s)
+            await self._seating.leave(seat)
 
-    async def _run(self, ticket: Ticket, seat: Seat, lane: Lane) -> Outcome:
-        """Run a ticket where it belongs, or give it back."""
-        if not await self._place(ticket, seat, lane):
-            return Outcome.ELSEWHERE
-        while (
-            outcome := await self._desk.run(ticket, seat.instance, seat.slot, seat.decision)
-        ) is Outcome.ELSEWHERE:
-            if not await self._move_elsewhere(seat, lane):
-                await ticket.give_back(ELSEWHERE_PAUSE)
-                break
-        if outcome is Outcome.CAPPED:
-            self._board.rest(lane, _now())
-        else:
+    async def _run(self, ticket: Ticket, seat: Seat, lane: Lane) -> float:
+        """Run a ticket where it belongs, or give it back; the seconds that its slot was in use for it."""
+        began = _now()
+        self._tickets.add(ticket)
+        try:
+            outcome = await self._placed_and_run(ticket, seat, lane)
+        finally:
+            self._tickets.discard(ticket)
+        if outcome is Outcome.SETTLED:
             self._board.ran(lane, _now())
-        return outcome
+            return _now() - began
+        self._board.rest(lane, _now())
+        return 0.0
 
-    async def _place(self, ticket: Ticket, seat: Seat, lane: Lane) -> bool:
-        """Move to where this very ticket should run; False when it was given back to wait for that."""
-        submission = ticket.submission
-        if submission is None:
-            return True
-        self._board.measured(lane, units(submission), _now())
-        policy = self._settings.policy_of(lane.kind)
-        here = seat.instance.backend.name
-        place = better_place(submission, lane, here, self._overview.gpus, policy)
-        if place is None or await self._move(seat, place.backend, place.decision) or not place.waits:
-            return True
-        await ticket.give_back(ELSEWHERE_PAUSE)
-        return False
+    async def _placed_and_run(self, ticket: Ticket, seat: Seat, lane: Lane) -> Outcome:
+        if submission := ticket.submission:
+            self._board.measured(lane, units(submission), _now())
+            if not await self._seating.better(submission, seat, lane):
+                await ticket.give_back(ELSEWHERE_PAUSE)
+                return Outcome.ELSEWHERE
+        while True:
+            outcome = await self._desk.run(ticket, seat.instance, seat.slot, seat.decision)
+            if outcome is not Outcome.ELSEWHERE:
+                return outcome
+            if not await self._seating.elsewhere(seat, lane):
+                await ticket.give_back(ELSEWHERE_PAUSE)
+                return outcome
 
     async def _pull(self, slot: Slot, lane: Lane, wait_s: float) -> Ticket | None:
         ticket = None
         self._pulls += 1
         try:
-            if await self._lease(slot):
+            if await self._seating.lease(slot):
                 ticket = await slot.puller.pull(lane, wait_s)
         except (UnavailableError, ApiError) as error:
             log.debug("pull.failed", lane=lane.name, error=str(error))
@@ -248,44 +218,6 @@ class Loop:
             await ticket.give_back()
             return None
         return ticket
-
-    async def _give_up_if_removed(self, slot: Slot) -> None:
-        """Release the lease of a slot that the registry has dropped while it worked."""
-        if slot.held is not None and not self._registry.knows(slot):
-            await slot.held.release()
-
-    def _free(self, slot: Slot) -> None:
-        slot.occupied = False
-        self._changed.set()
-
-    async def _lease(self, slot: Slot) -> bool:
-        if slot.holds() is None:
-            slot.held = await self._leases.take(slot.key, Lease(since=clock.now()))
-        return slot.held is not None
-
-    async def _move_elsewhere(self, seat: Seat, lane: Lane) -> bool:
-        """Move to a free slot of another backend that can run the lane, if there is one."""
-        here = seat.instance.backend.name
-        others = [gpu for gpu in able_gpus(lane, self._overview.gpus()) if gpu.free and gpu.name != here]
-        choice = self._match([Line(lane=lane)], others, Turns())
-        if choice is None:
-            return False
-        why = decision(choice.decision.policy, "elsewhere", choice.decision.candidates)
-        return await self._move(seat, choice.backend, why)
-
-    async def _move(self, seat: Seat, backend: BackendId, why: Decision) -> bool:
-        """Lease a free slot of that backend, then leave the first one."""
-        instance = self._registry.instances.get(backend)
-        slot = self._overview.free_slot(backend)
-        if instance is None or slot is None:
-            return False
-        slot.occupied = True
-        if not await self._lease(slot):
-            self._free(slot)
-            return False
-        self._free(seat.slot)
-        seat.instance, seat.slot, seat.decision = instance, slot, why
-        return True
 
     async def _recover(self, instance: Instance, slot: Slot) -> None:
         """Take over a slot whose dispatcher is lost, and keep it from work until its GPU is idle."""
@@ -299,7 +231,7 @@ class Loop:
                     await drain_lost(instance, slot.key, sighting.lease, self._settings)
                 log.info("slot.recovered", slot=slot.key)
         finally:
-            self._free(slot)
+            self._seating.free(slot)
 
     async def _drain(self) -> None:
         """Let what runs finish within the grace period, then hand it back."""

@@ -17,9 +17,9 @@ from services.dispatcher.control import Control
 from services.dispatcher.desk import Desk
 from services.dispatcher.execution import Execution
 from services.dispatcher.fleet import Fleet
-from services.dispatcher.instances import Registry
 from services.dispatcher.loop import Loop, Parts
 from services.dispatcher.recording import Recorder
+from services.dispatcher.registry import Registry
 from services.leases import Leases
 from services.process import background, unless
 from services.settings import Settings

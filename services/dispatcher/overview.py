@@ -6,7 +6,8 @@ The one rule: a slot is free when its lease says so, whoever had it, and its bac
 from schemas.ids import BackendId
 from schemas.lease import Claim
 from services import clock
-from services.dispatcher.instances import Instance, Registry, Slot
+from services.dispatcher.instances import Instance, Slot
+from services.dispatcher.registry import Registry
 from services.leases import Leases
 from services.scheduling.rest import rest_s
 from services.scheduling.situation import Gpu

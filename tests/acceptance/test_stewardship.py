@@ -81,7 +81,9 @@ async def test_a_gpu_that_does_not_come_free_is_shown_as_stuck_until_it_does(
     assert (await gpu.stats()).max_waiting == 1
 
 
-async def test_a_tenant_runs_as_many_at_once_as_it_may_whoever_dispatches(make_cluster: MakeCluster) -> None:
+async def test_a_tenant_runs_as_many_at_once_as_it_may_whoever_dispatches(
+    make_cluster: MakeCluster,
+) -> None:
     cluster = make_cluster(tenant_running_limit=2, trust_tenant_header=True)
     for number in range(1, 6):
         await cluster.gpu(f"IMAGE_GEN_URL_{number}", step_ms=40.0)

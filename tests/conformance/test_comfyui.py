@@ -169,6 +169,17 @@ async def test_a_batch_is_one_prompt_and_all_its_pictures_have_its_seed(
         assert await rig.received() == 1
 
 
+async def test_a_file_is_fetched_whatever_its_name_is(session: aiohttp.ClientSession) -> None:
+    async with simulated(session, Protocol.COMFYUI) as rig:
+        saving = {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["8", 0], "filename_prefix": "a b/ü&c+d%20#?"},
+        }
+        graph = {**WORKFLOW.graph, "9": saving}
+        named = replace(backend_at(rig.url, Protocol.COMFYUI), workflow=replace(WORKFLOW, graph=graph))
+        await finished(adapter_for(session, named).call(job(rig)))
+
+
 async def test_without_a_workflow_it_says_what_it_needs(session: aiohttp.ClientSession) -> None:
     async with simulated(session, Protocol.COMFYUI) as rig:
         bare = adapter_for(session, replace(backend_at(rig.url, Protocol.COMFYUI), workflow=None))

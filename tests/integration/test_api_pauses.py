@@ -95,6 +95,16 @@ async def test_a_pause_is_known_to_an_api_that_starts_later(
         assert [queue for queue, paused in (await queues(rig)).items() if paused] == [("image", "flux")]
 
 
+async def test_a_pause_that_nobody_can_read_holds_nothing_and_is_written_over(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    async with running(settings_for(nats_server, tmp_path), projected=False) as rig:
+        assert await Bucket(rig.bus, CONTROL).replace("pause.image", b"{", 0)
+        assert models(await pause(rig, "speech")) == [None]
+        assert models(await pause(rig, reason="drivers")) == [None]
+        assert models(await resume(rig)) == []
+
+
 @pytest.mark.parametrize(
     ("path", "body", "code", "member"),
     [

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from schemas import filters, readmodel
+from schemas import filters, readmodel, selections
 from schemas.errors import Code, RejectedError
 from schemas.filters import ANY_STATUS, DEAD, MEMBERS, UNFINISHED, Filter
-from schemas.readmodel import Query
 from schemas.requests import Kind, Priority
+from schemas.selections import Query
 from schemas.task import Status
 
 NEWEST = 2**63 - 1
@@ -129,7 +129,7 @@ def plan(database: sqlite3.Connection, query: Query) -> list[str]:
 def test_a_list_is_read_by_the_index_that_leaves_least_over(
     database: sqlite3.Connection, said: dict[str, str], index: str
 ) -> None:
-    steps = plan(database, readmodel.list_tasks(filters.parse(said), NEWEST, 50))
+    steps = plan(database, selections.list_tasks(filters.parse(said), NEWEST, 50))
 
     assert index in steps[0], steps
     assert not any(step.startswith("SCAN t") for step in steps)
@@ -139,13 +139,13 @@ def test_only_the_few_that_were_found_are_sorted_where_one_value_is_looked_for(
     database: sqlite3.Connection,
 ) -> None:
     for name in ("user", "error", "backend", "status", "model", "tenant", "tag"):
-        query = readmodel.select_tasks(filters.parse({name: "failed"}), 50)
+        query = selections.select_tasks(filters.parse({name: "failed"}), 50)
         rows = database.execute(f"EXPLAIN QUERY PLAN {query.text}", query.parameters)
         assert sum("TEMP B-TREE" in step for *_, step in rows) == 1, name
 
 
 def test_successors_are_looked_for_by_their_origin(database: sqlite3.Connection) -> None:
-    query = readmodel.select_tasks(Filter(status=(Status.FAILED,)), 10, without_successor=True)
+    query = selections.select_tasks(Filter(status=(Status.FAILED,)), 10, without_successor=True)
     rows = database.execute(f"EXPLAIN QUERY PLAN {query.text}", query.parameters)
 
     assert any("tasks_by_origin (origin=?)" in step for *_, step in rows)
@@ -160,7 +160,7 @@ def test_times_of_submission_are_held_to_the_millisecond(database: sqlite3.Conne
         database.execute(f"INSERT INTO tasks VALUES ({marks})", row)
 
     def found(**said: str) -> list[str]:
-        query = readmodel.select_tasks(filters.parse(said), 10)
+        query = selections.select_tasks(filters.parse(said), 10)
         return [task_id for (task_id,) in database.execute(query.text, query.parameters)]
 
     assert found(submitted_after="2026-11-24T09:00:00.003Z") == ["id-3", "id-4", "id-5"]

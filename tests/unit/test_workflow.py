@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemas import workflow
 from schemas.errors import Code, RejectedError
 from schemas.requests import ImageRequest
-from schemas.workflow import MEMBERS, Workflow
+from schemas.workflow import MAX_BYTES, MEMBERS, Workflow
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "comfyui" / "text-to-image.json"
 
@@ -73,6 +73,7 @@ def test_no_prompt_changes_anything_but_its_own_place(prompt: str) -> None:
     ("content", "code", "member", "named"),
     [
         (b"", Code.MALFORMED, None, "not JSON"),
+        (b" " * (MAX_BYTES + 1), Code.BODY_TOO_LARGE, None, str(MAX_BYTES)),
         (b"[]", Code.MALFORMED, None, '"workflow"'),
         (b'{"nodes": [], "links": []}', Code.MALFORMED, None, '"inputs"'),
         (b'{"workflow": {}, "inputs": {}}', Code.WRONG_TYPE, "workflow", "Export (API)"),

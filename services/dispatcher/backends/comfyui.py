@@ -147,7 +147,7 @@ class ComfyuiCall:
         """Follow the prompts to their ends, and collect what they give."""
         ears, told = Ears(self._endpoint, client_id), 0.0
         certain = self._job.remote_id is None and self._doubt is None
-        expected_s = self._job.expected_s and self._job.expected_s / len(ids or "-")
+        expected_s = None if self._job.expected_s is None else self._job.expected_s / max(1, len(ids))
         try:
             for number in range(len(ids)):
                 self._watch = Watch(self._endpoint, ears, ids[number:], expected_s, certain=certain)

@@ -1,0 +1,103 @@
+"""Slots as tickets get them: leased, changed for a better one, freed.
+
+The one rule: the new slot is leased before the old one is left.
+"""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from schemas.events import Decision
+from schemas.ids import BackendId
+from schemas.lease import Lease
+from schemas.requests import AnySubmission
+from schemas.subjects import Lane
+from services import clock
+from services.dispatcher.instances import Instance, Slot
+from services.dispatcher.overview import Overview
+from services.dispatcher.placing import able_gpus, better_place
+from services.dispatcher.registry import Registry
+from services.leases import Leases
+from services.scheduling.deciding import decision
+from services.scheduling.fairness import Turns
+from services.scheduling.matching import match
+from services.scheduling.situation import Choice, Gpu, Line
+from services.settings import Settings
+
+
+class Seat(Struct):
+    """The slot that a ticket has, and why; it may change."""
+
+    instance: Instance
+    slot: Slot
+    decision: Decision | None
+
+
+class Seating:
+    def __init__(self, leases: Leases, registry: Registry, settings: Settings) -> None:
+        self._leases = leases
+        self._registry = registry
+        self._settings = settings
+        self._overview = Overview(leases, registry, settings)
+
+    def choose(self, lines: Sequence[Line], turns: Turns) -> Choice | None:
+        """Say which lane is served next and where, None for none now."""
+        return self._match(lines, self._overview.gpus(), turns)
+
+    def take(self, choice: Choice, turn: int) -> Seat:
+        """Keep the slot of a choice from other work here."""
+        instance = self._registry.instances[choice.backend]
+        instance.turn = turn
+        slot = instance.slots[choice.slot]
+        slot.occupied = True
+        return Seat(instance, slot, choice.decision)
+
+    async def lease(self, slot: Slot) -> bool:
+        """Make sure that the slot is ours; False when somebody else was faster, or NATS is away."""
+        if slot.holds() is None:
+            slot.held = await self._leases.take(slot.key, Lease(since=clock.now()))
+        return slot.held is not None
+
+    def free(self, slot: Slot) -> None:
+        slot.occupied = False
+        self._leases.changed.set()
+
+    async def leave(self, seat: Seat) -> None:
+        """Free the slot, and release its lease if the registry has dropped it while it worked."""
+        slot = seat.slot
+        if slot.held is not None and not self._registry.knows(slot):
+            await slot.held.release()
+        self.free(slot)
+
+    async def better(self, submission: AnySubmission, seat: Seat, lane: Lane) -> bool:
+        """Move to where this very task should run; False where it has to wait for that place."""
+        policy = self._settings.policy_of(lane.kind)
+        here = seat.instance.backend.name
+        place = better_place(submission, lane, here, self._overview.gpus, policy)
+        return place is None or await self._move(seat, place.backend, place.decision) or not place.waits
+
+    async def elsewhere(self, seat: Seat, lane: Lane) -> bool:
+        """Move to a free slot of another backend that can run the lane, if there is one."""
+        here = seat.instance.backend.name
+        others = [gpu for gpu in able_gpus(lane, self._overview.gpus()) if gpu.free and gpu.name != here]
+        choice = self._match([Line(lane=lane)], others, Turns())
+        if choice is None:
+            return False
+        why = decision(choice.decision.policy, "elsewhere", choice.decision.candidates)
+        return await self._move(seat, choice.backend, why)
+
+    def _match(self, lines: Sequence[Line], gpus: Sequence[Gpu], turns: Turns) -> Choice | None:
+        return match(lines, gpus, turns, self._settings.policy_of, model_load_s=self._settings.model_load_s)
+
+    async def _move(self, seat: Seat, backend: BackendId, why: Decision) -> bool:
+        instance = self._registry.instances.get(backend)
+        slot = self._overview.free_slot(backend)
+        if instance is None or slot is None:
+            return False
+        slot.occupied = True
+        if not await self.lease(slot):
+            self.free(slot)
+            return False
+        self.free(seat.slot)
+        seat.instance, seat.slot, seat.decision = instance, slot, why
+        return True
