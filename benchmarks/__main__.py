@@ -18,7 +18,7 @@ import msgspec
 import uvloop
 from msgspec import Struct
 
-from benchmarks import gaps, machine, memory, started, status, submit, throughput
+from benchmarks import foretold, gaps, machine, memory, started, status, stewardship, submit, throughput
 from benchmarks.machine import Machine, Noise
 from benchmarks.measure import Figure, table
 from benchmarks.rig import ROOT, Bench
@@ -36,8 +36,14 @@ FIGURES: Final[dict[str, Callable[[Bench], Awaitable[list[Figure]]]]] = {
     "gap": gaps.in_call,
     "gap-polled": gaps.polled,
     "throughput": throughput.measure,
+    "stewardship": stewardship.measure,
     "memory": memory.measure,
 }
+LONG: Final[dict[str, Callable[[Bench], Awaitable[list[Figure]]]]] = {
+    "stewardship-long": stewardship.measure_long,
+    "eta": foretold.measure,
+}
+"""These take minutes each, and are taken when they are asked for."""
 
 
 class Taken(Struct, frozen=True, kw_only=True):
@@ -58,7 +64,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
 @click.command()
 @click.option(
-    "--only", multiple=True, type=click.Choice(list(FIGURES)), help="Take this figure; may repeat."
+    "--only", multiple=True, type=click.Choice([*FIGURES, *LONG]), help="Take this figure; may repeat."
 )
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Runs of each figure.")
 @click.option("--save", is_flag=True, help="Keep the results under today's date, to be committed.")
@@ -84,7 +90,7 @@ async def _all(names: tuple[str, ...], runs: int) -> Report:
         _introduce(here, runs)
         async with aiohttp.ClientSession() as http:
             bench = Bench(folder, http, runs)
-            results = [await _take(bench, FIGURES[name]) for name in names]
+            results = [await _take(bench, (FIGURES | LONG)[name]) for name in names]
     return Report(
         taken_at=clock.now().isoformat(timespec="seconds"), machine=here, runs=runs, results=results
     )

@@ -141,12 +141,11 @@ class Rig:
         documents = []
         async with asyncio.timeout(patience_s):
             for task_id in task_ids:
-                status = ""
-                while status != "DONE":
+                document: dict[str, Any] = {"status": ""}
+                while (status := document["status"]) != "DONE":
                     assert status not in ("FAILED", "CANCELLED", "EXPIRED"), f"{task_id} is {status}"
                     async with self.http.get(f"{self.url}/api/v1/tasks/{task_id}?wait=20") as answer:
-                        document: dict[str, Any] = await answer.json()
-                    status = document["status"]
+                        document = await answer.json()
                 documents.append(document)
         return documents
 

@@ -3,7 +3,7 @@
 The one rule: it may be lost without harm. What is configured or wished for stands elsewhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -75,6 +75,10 @@ decode_learned: Final = msgspec.json.Decoder(Learned).decode
 
 _HEALTH: Final = "health"
 _LEARNED: Final = "learned"
+_DECODERS: Final[Mapping[str, Callable[[bytes], Health | Learned]]] = {
+    _HEALTH: decode_health,
+    _LEARNED: decode_learned,
+}
 
 
 def health_key(backend: BackendId) -> str:
@@ -88,12 +92,8 @@ def learned_key(backend: BackendId) -> str:
 def read(key: str, value: bytes) -> tuple[BackendId, Health | Learned] | None:
     """Read an entry of the bucket; None for what a newer version keeps there, or nobody can read."""
     backend, _, what = key.rpartition(".")
+    decoder = _DECODERS.get(what)
     try:
-        match what:
-            case "health":
-                return BackendId(backend), decode_health(value)
-            case "learned":
-                return BackendId(backend), decode_learned(value)
+        return (BackendId(backend), decoder(value)) if decoder else None
     except (ValueError, RecursionError):
-        pass
-    return None
+        return None

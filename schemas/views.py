@@ -53,7 +53,10 @@ class ErrorView(Struct, frozen=True):
 
 
 class Document(Struct, frozen=True, kw_only=True):
-    """A task as users see it, less ``progress`` and ``queue``. Times are RFC 3339 in UTC."""
+    """A task as users see it, less ``progress`` and ``queue``. Times are RFC 3339 in UTC.
+
+    ``backend``: where it was asked to run; where it did is said by its attempts.
+    """
 
     task_id: TaskId
     kind: str
@@ -73,6 +76,7 @@ class Document(Struct, frozen=True, kw_only=True):
     artifacts: tuple[ArtifactView, ...]
     text: str | None
     error: ErrorView | None
+    backend: str | None
     origin: TaskId | None
     links: Links
     sequence: int
@@ -161,6 +165,7 @@ def document(task: Task, address: Address) -> Document:
         artifacts=tuple(_artifact(artifact) for artifact in task.artifacts),
         text=task.text,
         error=ErrorView(error.code, error.message, len(task.attempts)) if error else None,
+        backend=made.backend if made else None,
         origin=made.origin if made else None,
         links=Links(url, f"{url}/events", f"{url}/cancel"),
         sequence=task.sequence,

@@ -105,7 +105,19 @@ def dispatcher() -> None:
 @_config
 @click.argument(
     "profile",
-    type=click.Choice(["sdcpp", "openai", "a1111", "koboldcpp", "whisper", "whispercpp", "whisper_asr"]),
+    type=click.Choice(
+        [
+            "sdcpp",
+            "openai",
+            "a1111",
+            "koboldcpp",
+            "comfyui",
+            "comfyui_old",
+            "whisper",
+            "whispercpp",
+            "whisper_asr",
+        ]
+    ),
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Listen on this address.")
 @click.option("--port", type=int, default=0, show_default=True, help="Listen here; 0 takes a free port.")

@@ -77,9 +77,7 @@ def started(attempt: int = 1, backend: BackendId = GPU) -> TaskStarted:
 
 
 def attached(attempt: int = 1, remote_id: str | None = None) -> TaskAttached:
-    return TaskAttached(
-        attempt=attempt, dispatcher="dispatcher-a", remote_id=remote_id or f"job-{attempt}"
-    )
+    return TaskAttached(attempt=attempt, dispatcher="dispatcher-a", remote_id=remote_id or f"job-{attempt}")
 
 
 def tried(attempt: int = 1, *, cause: TaskError | None = None, start: float = 2, end: float = 4) -> Attempt:

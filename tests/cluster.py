@@ -21,9 +21,9 @@ from schemas.task import FINAL
 from services import clock
 from services.bus.connection import Bus
 from services.bus.tasklog import TaskLog
-from services.gpusim.control import Control
-from services.gpusim.main import running as simulator
 from services.gpusim.model import Options, ProfileName
+from services.process import background
+from tests.gpu import Gpu
 from tests.nats import NatsServer, free_port
 from tests.proxy import Proxy, proxied
 
@@ -102,7 +102,7 @@ class Cluster:
         self.nats = NatsServer(folder / "nats")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.gpus: dict[str, Control] = {}
+        self.gpus: dict[str, Gpu] = {}
         self.nats_url = self.nats.url
         self._settings = settings
         self._gpu_urls: dict[str, str] = {}
@@ -130,13 +130,14 @@ class Cluster:
         ours = {f"TASKFOLD_{name.upper()}": str(value) for name, value in chosen.items()}
         return {**inherited, **ours, **self._gpu_urls}
 
-    async def gpu(self, variable: str, **options: Any) -> Control:  # Any: those of Options
-        """Start a simulated GPU and configure it under this variable."""
+    async def gpu(self, variable: str, query: str = "", **options: Any) -> Gpu:  # Any: those of Options
+        """Start a simulated GPU and configure it under this variable, with ``query`` behind its url."""
         chosen = {"profile": ProfileName.SDCPP, "step_ms": 0.0, "models": ("qwen-image",), **options}
-        url = await self._exits.enter_async_context(simulator(Options(**chosen)))
-        self.gpus[variable] = Control(self.http, url)
-        self.use(variable, url)
-        return self.gpus[variable]
+        gpu = self.gpus[variable] = Gpu(self.http, Options(**chosen))
+        await self._exits.enter_async_context(background(gpu.run()))
+        await gpu.up()
+        self.use(variable, f"{gpu.url}{query}")
+        return gpu
 
     def use(self, variable: str, url: str) -> None:
         """Configure a GPU that runs somewhere else."""

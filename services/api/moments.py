@@ -4,22 +4,21 @@ The one rule: a GPU is in service while it is wanted, alive, and nothing is know
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from schemas.fleet import Circuit, Condition, Health, Learned
-from schemas.lease import Lease
 from schemas.registry import Backend, Wanted
 from schemas.requests import Kind
 from services.api.known_fleet import KnownFleet
 from services.api.known_models import KnownModels
 from services.leases import Leases
 from services.scheduling.moment import Moment
+from services.scheduling.rest import rest_s
 from services.scheduling.situation import Gpu
 from services.settings import Settings
 
 _AT_WORK: Final = (Condition.UNKNOWN, Condition.UP, Condition.LOADING, Condition.OVERLOADED)
-_SHORTEST_S: Final = 1.0
 
 
 class Moments:
@@ -37,7 +36,8 @@ class Moments:
         running: dict[str, list[float]] = {}
         for backend in self._models.backends():
             leases = self._leases.running(backend.name)
-            rests_s = {slot: self._rest_s(lease, at) for slot, lease in leases}
+            unknown_s = self._settings.unknown_run_s
+            rests_s = {slot: rest_s(lease, at, unknown_s) for slot, lease in leases}
             for slot, lease in leases:
                 running.setdefault(lease.tenant or "", []).append(rests_s[slot])
             health = self._fleet.health.get(backend.name, Health())
@@ -55,13 +55,6 @@ class Moments:
             for kind, found in gpus.items()
         }
 
-    def _rest_s(self, lease: Lease, at: datetime) -> float:
-        """Give how long a run should take still; one that should have ended may end at any moment."""
-        end_at = lease.expected_end_at
-        if end_at is None:
-            end_at = (lease.since or at) + timedelta(seconds=self._settings.unknown_run_s)
-        return max(_SHORTEST_S, (end_at - at).total_seconds())
-
 
 def in_service(backend: Backend, health: Health, at: datetime) -> bool:
     """Say whether a backend takes work, or is about to."""
@@ -71,9 +64,12 @@ def in_service(backend: Backend, health: Health, at: datetime) -> bool:
 
 
 def gpu(backend: Backend, health: Health, learned: Learned, rests_s: Mapping[int, float]) -> Gpu:
-    """Give a backend as policies see it; ``rests_s`` of the slots that run something."""
+    """Give a backend as policies see it; ``rests_s`` of the slots that run something.
+
+    A slot that is no longer configured ends what it began and is none after that.
+    """
     wide = backend.slots if health.wide is None else min(backend.slots, health.wide)
-    busy = tuple(rests_s.values())
+    busy = tuple(rest_s for slot, rest_s in rests_s.items() if slot < backend.slots)
     free = [slot for slot in range(backend.slots) if slot not in rests_s]
     return Gpu(
         name=backend.name,

@@ -29,6 +29,7 @@ from services.leases import Leases
 from services.scheduling.fairness import Priorities
 from services.scheduling.hindsight import EtaError, Hindsight
 from services.scheduling.outlook import Outlook, Waiting
+from services.scheduling.rest import still_s
 
 log = structlog.get_logger()
 
@@ -170,7 +171,7 @@ class Foresight:
             why, end_at = self._waiting(task, now)
             return standing(self._position(task), _shown(end_at, now), why)
         if task.status == Status.RUNNING:
-            return standing(None, _shown(self._running(task), now), Why.RUNNING)
+            return standing(None, _shown(_still(self._running(task), now), now), Why.RUNNING)
         return standing(None, _shown(self._scheduled(task), now), Why.SCHEDULED)
 
     def _position(self, task: Facts) -> int | None:
@@ -245,8 +246,13 @@ def _queue(lane: Lane) -> Queue:
     return lane.kind, lane.model
 
 
+def _still(end_at: datetime | None, now: datetime) -> datetime | None:
+    """Give when a run should end, also where that is late already."""
+    return None if end_at is None else now + timedelta(seconds=still_s((end_at - now).total_seconds()))
+
+
 def _shown(end_at: datetime | None, now: datetime) -> datetime | None:
-    """Round up to whole seconds; what should have been over by now may end at any moment."""
+    """Round up to whole seconds, in a second at the earliest."""
     if end_at is None:
         return None
     end_at = max(end_at, now + _SOON)

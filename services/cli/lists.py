@@ -28,7 +28,7 @@ async def get(url: str, task_id: str, output: str | None, *, as_json: bool) -> E
         if output is not None:
             return await _fetch(api, document, output)
         if not as_json:
-            click.echo("\n".join(show.summary(document, api.url)))
+            click.echo("\n".join(show.summary(document, api.url, tables.now_for_people())))
     return Exit.DONE
 
 

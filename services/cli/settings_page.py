@@ -60,10 +60,13 @@ def allowed(annotation: Any) -> str:  # Any: a type as it is written
     if typing.get_origin(kind) is Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(kind))
     options = typing.get_args(kind) if type(None) in typing.get_args(kind) else (kind,)
-    words = _WORDS[typing.get_origin(options[0]) or options[0]]
+    kind, inner = _parts(options[0])
+    if typing.get_origin(kind) is Literal:
+        return allowed(kind)
+    words = _WORDS[typing.get_origin(kind) or kind]
     bounds = [
         f"{sign} {getattr(note, bound):g}"
-        for note in notes
+        for note in (*notes, *inner)
         for bound, sign in _BOUNDS.items()
         if getattr(note, bound) is not None
     ]

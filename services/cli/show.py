@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from schemas.ids import ANY_MODEL, slug
 from schemas.task import FINAL, Status
+from services.cli import standing
 
 Json = dict[str, Any]  # Any: JSON of the api
 Row = tuple[str, ...]
@@ -33,7 +34,7 @@ _FIXED: Final = ("kind", "user", "tenant", "priority", "model")
 FOLLOWED: Final = frozenset({*_FIXED, "tag", "status", "limit", "cursor"})
 """What a filter may ask of tasks that are followed."""
 
-TASKS: Final[Row] = ("ID", "KIND", "STATUS", "WHEN", "%", "WHAT")
+TASKS: Final[Row] = ("ID", "KIND", "STATUS", "WHEN", "%", "PLACE", "ETA", "WHAT")
 DEAD: Final[Row] = ("ID", "KIND", "ENDED", "BACKEND", "TRIES", "ERROR", "WHY")
 BACKENDS: Final[Row] = (
     *("NAME", "KIND", "STATE", "CONDITION", "CIRCUIT", "BUSY", "MODELS"),
@@ -41,7 +42,19 @@ BACKENDS: Final[Row] = (
 )
 GPUS: Final[Row] = ("NAME", "KIND", "STATE", "CONDITION", "CIRCUIT", "BUSY", "MODELS", "REASON")
 QUEUES: Final[Row] = (
-    *("KIND", "MODEL", "WAITING", "SCHEDULED", "RETRYING", "RUNNING", "SLOTS", "OLDEST", "PAUSED"),
+    *(
+        "KIND",
+        "MODEL",
+        "WAITING",
+        "SCHEDULED",
+        "RETRYING",
+        "RUNNING",
+        "SLOTS",
+        "OLDEST",
+        "ETA",
+        "OFF BY",
+        "PAUSED",
+    ),
 )
 HISTORY: Final[Row] = ("SEQUENCE", "AFTER", "EVENT", "WHAT")
 
@@ -75,14 +88,16 @@ def outcome(document: Json) -> str:
     return clean(f"task {document['task_id']} is {document['status']}{reason}")
 
 
-def summary(document: Json, url: str) -> list[str]:
-    """Give a task's document as a page."""
+def summary(document: Json, url: str, now: datetime | None = None) -> list[str]:
+    """Give a task's document as a page; ``now`` as for a row."""
     rows: list[Row] = [
         ("task", document["task_id"]),
         ("status", document["status"] + _progress(document, " ({})")),
         ("kind", f"{document['kind']}, {document['priority']} priority"),
         ("what", what(document, 10_000)),
     ]
+    if stands := standing.sentence(document, now):
+        rows.insert(2, ("line", stands))
     members = ("user", "submitted_at", "not_before", "started_at", "finished_at")
     rows += [
         (name.removesuffix("_at").replace("_", " "), document[name]) for name in members if document[name]
@@ -127,11 +142,7 @@ def moment(text: str | None, now: datetime | None) -> str:
     """Give a time as it came, or where ``now`` is given as how long ago it was."""
     if not text or now is None:
         return text or ""
-    seconds = max(0, int((now - datetime.fromisoformat(text)).total_seconds()))
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
+    return standing.span((now - datetime.fromisoformat(text)).total_seconds())
 
 
 def task_row(document: Json, now: datetime | None = None) -> Row:
@@ -142,6 +153,8 @@ def task_row(document: Json, now: datetime | None = None) -> Row:
         document["status"],
         moment(document["submitted_at"], now),
         _progress(document),
+        standing.place(document),
+        standing.eta(document, now),
         what(document),
     )
 
@@ -230,6 +243,8 @@ def queue_row(queue: Json, now: datetime | None = None) -> Row:
         clean(queue["model"]),
         *(str(queue[name]) for name in counts),
         moment(queue["oldest_at"], now),
+        "" if queue.get("eta_s") is None else standing.span(queue["eta_s"]),
+        standing.error(queue),
         _paused(queue["paused"], now),
     )
 

@@ -6,49 +6,73 @@ The one rule: a stream that breaks off is taken up where it was, so nothing is s
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from datetime import datetime
+from typing import Final, NamedTuple
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from schemas.task import FINAL, Status
-from services.cli import show
+from schemas.task import FINAL, WAITING, Status
+from services import clock, process
+from services.cli import show, standing
 from services.cli.client import Api, Json, connected, task_path
-from services.cli.failures import Exit
+from services.cli.failures import EndError, Exit
 from services.cli.running import say
 
 Look = Callable[[Json, bytes], None]
 """Is shown each event of any task, decoded and as it came."""
 _REASON: Final = 40
+_EVERY_S: Final = 2.0
+
+
+class Display(NamedTuple):
+    """``stands`` is shown, now and then, the document of a task that waits; None: nobody would see it."""
+
+    look: Look
+    stands: Callable[[Json], None] | None = None
 
 
 async def watch(url: str, ids: Sequence[str], *, as_json: bool) -> Exit:
     """Follow tasks until all have ended."""
     unique = list(dict.fromkeys(ids))
     async with connected(url, say) as api:
-        with _display(unique, as_json=as_json) as look:
-            statuses = await _all(api, unique, look)
+        with _display(unique, as_json=as_json) as display:
+            statuses = await _all(api, unique, display)
     return Exit.DONE if all(status is Status.DONE for status in statuses) else Exit.TASK
 
 
 async def wait(api: Api, task_id: str) -> Status:
     """Follow one task, its bar on standard error if that is a terminal."""
     console = Console(stderr=True)
-    display = _bars([task_id], console) if console.is_terminal else contextlib.nullcontext(_nothing)
-    with _told([task_id]), display as look:
-        return await _one(api, task_id, look)
+    bars = _bars([task_id], console) if console.is_terminal else contextlib.nullcontext(Display(_nothing))
+    with _told([task_id]), bars as display:
+        return await _one(api, task_id, display)
 
 
-async def _all(api: Api, ids: Sequence[str], look: Look) -> list[Status]:
+async def _all(api: Api, ids: Sequence[str], display: Display) -> list[Status]:
     with _told(ids):
         async with asyncio.TaskGroup() as group:
-            jobs = [group.create_task(_one(api, task_id, look)) for task_id in ids]
+            jobs = [group.create_task(_one(api, task_id, display)) for task_id in ids]
     return [job.result() for job in jobs]
 
 
-async def _one(api: Api, task_id: str, look: Look) -> Status:
+async def _one(api: Api, task_id: str, display: Display) -> Status:
     """Follow a task to its end, and give how it ended."""
+    if display.stands is None:
+        return await _followed(api, task_id, display.look)
+    waiting = asyncio.Event()
+
+    def look(event: Json, raw: bytes) -> None:
+        display.look(event, raw)
+        if event["type"] != show.PROGRESS:
+            (waiting.set if show.STATUS_AFTER.get(event["type"]) in WAITING else waiting.clear)()
+
+    async with process.background(_standings(api, task_id, display.stands, waiting)):
+        return await _followed(api, task_id, look)
+
+
+async def _followed(api: Api, task_id: str, look: Look) -> Status:
     async with contextlib.aclosing(api.follow(task_path(task_id, "/events"))) as frames:
         async for frame in frames:
             event = api.decoded(frame.data)
@@ -57,6 +81,19 @@ async def _one(api: Api, task_id: str, look: Look) -> Status:
             if status in FINAL:
                 return status
     return Status((await api.json(task_path(task_id)))["status"])
+
+
+async def _standings(
+    api: Api, task_id: str, stands: Callable[[Json], None], waiting: asyncio.Event
+) -> None:
+    """Look where a task stands, while it waits; runs until cancelled."""
+    while True:
+        await waiting.wait()
+        with contextlib.suppress(EndError):  # away for a moment: the stream says so
+            document = await api.json(task_path(task_id))
+            if waiting.is_set():
+                stands(document)
+        await asyncio.sleep(_EVERY_S)
 
 
 @contextlib.contextmanager
@@ -71,11 +108,11 @@ def _told(ids: Sequence[str]) -> Iterator[None]:
         raise
 
 
-def _display(ids: Sequence[str], *, as_json: bool) -> contextlib.AbstractContextManager[Look]:
+def _display(ids: Sequence[str], *, as_json: bool) -> contextlib.AbstractContextManager[Display]:
     if as_json:
-        return contextlib.nullcontext(lambda _, raw: click.echo(raw))
+        return contextlib.nullcontext(Display(lambda _, raw: click.echo(raw)))
     console = Console()
-    return _bars(ids, console) if console.is_terminal else contextlib.nullcontext(_line)
+    return _bars(ids, console) if console.is_terminal else contextlib.nullcontext(Display(_line))
 
 
 def _nothing(event: Json, raw: bytes) -> None:
@@ -88,7 +125,7 @@ def _line(event: Json, raw: bytes) -> None:  # noqa: ARG001 - a Look
 
 
 @contextlib.contextmanager
-def _bars(ids: Sequence[str], console: Console) -> Iterator[Look]:
+def _bars(ids: Sequence[str], console: Console) -> Iterator[Display]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
@@ -100,7 +137,10 @@ def _bars(ids: Sequence[str], console: Console) -> Iterator[Look]:
         def look(event: Json, _: bytes) -> None:
             _advance(progress, rows[event["task_id"]], event)
 
-        yield look
+        def stands(document: Json) -> None:
+            progress.update(rows[document["task_id"]], state=waits(document, clock.now()))
+
+        yield Display(look, stands)
 
 
 def _advance(progress: Progress, row: TaskID, event: Json) -> None:
@@ -111,6 +151,11 @@ def _advance(progress: Progress, row: TaskID, event: Json) -> None:
         progress.update(row, state=state)
     if show.STATUS_AFTER.get(event["type"]) in FINAL:
         progress.refresh()
+
+
+def waits(document: Json, now: datetime) -> str:
+    """Give what stands beside the bar of a task that waits."""
+    return f"{document['status']} {standing.sentence(document, now)}".rstrip()
 
 
 def bar(event: Json) -> tuple[float | None, str | None]:

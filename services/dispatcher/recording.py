@@ -129,6 +129,8 @@ class Recorder:
                 await held.leave()
                 work.ticket.leave()
             case Reason.SHUTDOWN:
+                # The GPU may be at it for long, which whoever takes the lease over waits for.
+                await held.leave()
                 await work.settle(handed_back(work.task, "shutdown", now=now))
 
 

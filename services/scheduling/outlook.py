@@ -1,15 +1,13 @@
 """When the waiting tasks of a kind should be done: the line laid out over the GPUs, as it would be served.
 
 The one rule: it foretells and decides nothing. It takes turns, speeds and loads as the dispatchers do, and
-leaves out ageing and what sets one policy apart from another.
+leaves out ageing, what sets one policy apart from another, and a task's wish for one backend.
 """
 
-import heapq
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain
 from typing import Final, NamedTuple
 
 from msgspec import Struct, field
@@ -17,8 +15,9 @@ from msgspec import Struct, field
 from schemas.requests import Priority
 from schemas.standing import Why
 from schemas.subjects import Lane
-from services.scheduling.fairness import Priorities, weight
+from services.scheduling.fairness import Order, Priorities, Turns
 from services.scheduling.moment import Moment, Run, Slots
+from services.scheduling.situation import Line
 
 MOST: Final = 1000
 """How many tasks of a kind are looked at; those behind them are foretold by the rate."""
@@ -45,16 +44,11 @@ class Lineup(Struct, frozen=True, kw_only=True):
     depths: Mapping[str, int] = {}
 
 
-class _Turn(NamedTuple):
-    """A task and the seconds of work that its lane has had before it, which is when its turn comes."""
-
-    before_s: float
-    task: Waiting
-    seconds: float
-
-
 class _Queue(Struct):
-    """What was laid out of a queue at one priority: the turn and the start of each task, in order."""
+    """What was laid out of a queue at one priority, in order: the start of each task, and its turn.
+
+    A turn is how much work the lane has had before, in seconds: who has had the least goes next.
+    """
 
     turns_s: list[float] = field(default_factory=list)
     starts_s: list[float] = field(default_factory=list)
@@ -70,7 +64,6 @@ class Outlook:
         self._looked = Counter(task.lane.priority for task in lineup.first)
         self._seen = Counter(task.lane for task in lineup.first)
         self._work_s: dict[Lane, float] = {}
-        self._means_s: dict[str, float] = {}
         self._queues: dict[tuple[str, str], _Queue] = {}
         self._slots = Slots.now(moment)
         self._behind: dict[str, Slots] = {}
@@ -81,55 +74,58 @@ class Outlook:
 
     def steps(self, size: int) -> Iterator[None]:
         """Lay the line out, pausing after each ``size`` tasks."""
-        turns = {}
-        for priority in _EVERY:
-            turns[priority] = self._in_turn(priority)
-            yield
-        last = {queue[-1].task.number for queue in turns.values() if queue}
-        for count, turn in enumerate(self._ordered(turns), start=1):
-            self._lay(turn)
-            if turn.task.number in last:
-                self._behind[turn.task.lane.priority] = self._slots.copy()
+        lanes = self._in_reach()
+        left = Counter(dict.fromkeys(_EVERY, 0))
+        for lane, tasks in lanes.items():
+            left[lane.priority] += len(tasks)
+        order = self._order(lanes)
+        count = 0
+        while line := order.next():
+            tasks = lanes[line.lane]
+            order.served(self._lay(tasks.popleft()), more=bool(tasks))
+            left[line.lane.priority] -= 1
+            if not left[line.lane.priority]:
+                self._behind[line.lane.priority] = self._slots.copy()
+            count += 1
             if count % size == 0:
                 yield
 
-    def _in_turn(self, priority: str) -> list[_Turn]:
-        """Order a priority's tasks as its lanes take turns: who has had the least work goes next."""
-        turns: list[_Turn] = []
+    def _in_reach(self) -> Mapping[Lane, deque[Waiting]]:
+        """Give the tasks by lane that nothing but time keeps from a GPU."""
+        lanes: dict[Lane, deque[Waiting]] = {}
+        known: dict[tuple[str, str], bool] = {}
         for task in self._lineup.first:
-            lane = task.lane
-            if lane.priority != priority or self.moment.why(lane, task.tenant) not in _IN_REACH:
-                continue
-            before_s = self._work_s.get(lane, 0.0)
-            seconds = task.units * self._unit_s(lane.model)
-            turns.append(_Turn(before_s, task, seconds))
-            self._work_s[lane] = before_s + seconds
-        return sorted(turns, key=lambda turn: (turn.before_s, turn.task.number))
+            whose = task.lane.model, task.tenant
+            if whose not in known:
+                known[whose] = self.moment.why(task.lane, task.tenant) in _IN_REACH
+            if known[whose]:
+                lanes.setdefault(task.lane, deque()).append(task)
+        return lanes
 
-    def _ordered(self, turns: Mapping[str, Sequence[_Turn]]) -> Iterable[_Turn]:
-        if self._priorities == "strict":
-            return chain.from_iterable(turns.values())
-        shared = [_shared(queue, weight(priority)) for priority, queue in turns.items()]
-        return (turn for _, turn in heapq.merge(*shared, key=lambda item: item[0]))
+    def _order(self, lanes: Mapping[Lane, Sequence[Waiting]]) -> Order:
+        """Give the lanes as they take turns, as if all had begun level."""
+        lines = [Line(lane=lane, waiting=len(tasks)) for lane, tasks in lanes.items()]
+        turns = Turns(self._priorities)
+        turns.admit(lines)
+        return turns.order(lines)
 
-    def _lay(self, turn: _Turn) -> None:
-        _, task, seconds = turn
-        run = self._slots.lay(task.lane.model, task.units, task.tenant, task.due_s)
+    def _lay(self, task: Waiting) -> float:
+        """Lay a task out, and give the seconds that it takes."""
+        lane = task.lane
+        run = self._slots.lay(lane.model, task.units, task.tenant, task.due_s)
         if run is None:
-            return
+            return 0.0
+        seconds = run.end_s - run.start_s
+        turn_s = self._work_s.get(lane, 0.0)
         self.runs[task.number] = run
+        self._work_s[lane] = turn_s + seconds
         self._charged_s += seconds
-        queue = self._queues.setdefault((task.lane.model, task.lane.priority), _Queue())
-        queue.turns_s.append(turn.before_s)
+        queue = self._queues.setdefault((lane.model, lane.priority), _Queue())
+        queue.turns_s.append(turn_s)
         queue.starts_s.append(run.start_s)
         for whose in (None, task.tenant):
             self._starts_s[whose] = min(run.start_s, self._starts_s.get(whose, run.start_s))
-
-    def _unit_s(self, model: str) -> float:
-        """Give what a unit of a model takes, by the GPU that is fastest at it; it weighs the turns."""
-        if model not in self._means_s:
-            self._means_s[model] = self.moment.run_s(model, 1.0) or 1.0
-        return self._means_s[model]
+        return seconds
 
     def end_s(self, task: Waiting, position: int | None = None) -> float | None:
         """Foretell the end of a task, None where nobody can tell.
@@ -155,7 +151,7 @@ class Outlook:
         if queue is None:
             return None
         ahead = min(unseen, max(0, self._lineup.depths.get(lane.name, 0) - self._seen[lane]))
-        seconds = task.units * self._unit_s(lane.model)
+        seconds = self.moment.run_s(lane.model, task.units) or 0.0
         turn_s = self._work_s.get(lane, 0.0) + ahead * seconds
         index = bisect_left(queue.turns_s, turn_s)
         return queue.starts_s[index] if index < len(queue.turns_s) else None
@@ -196,11 +192,3 @@ class Outlook:
         """Give the time in which the kind's GPUs together do a task, as those laid out are."""
         slots = sum(gpu.slots for gpu in self.moment.gpus)
         return self._charged_s / (len(self.runs) * slots) if self.runs and slots else 0.0
-
-
-def _shared(turns: Sequence[_Turn], share: float) -> Iterator[tuple[float, _Turn]]:
-    """Give each task with the work of its priority before it, over the priority's share of the time."""
-    before_s = 0.0
-    for turn in turns:
-        yield before_s, turn
-        before_s += turn.seconds / share

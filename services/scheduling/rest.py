@@ -8,7 +8,7 @@ from typing import Final
 
 from schemas.lease import Lease
 
-_SHORTEST_S: Final = 0.5
+_SHORTEST_S: Final = 0.05
 _OVERDUE_SHARE: Final = 0.5
 
 

@@ -1,6 +1,8 @@
 """The read model lost or spoilt, while everything runs or nothing does: it is rebuilt from the log."""
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +39,12 @@ def deleted(file: Path) -> None:
 def deleted_with_its_log(file: Path) -> None:
     for name in file.parent.glob("readmodel.db*"):
         name.unlink()
+
+
+def of_an_older_version(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("UPDATE checkpoint SET schema = schema - 1")
+        database.commit()
 
 
 SPOILT = [truncated, emptied, overwritten, overwritten_behind_the_head, deleted, deleted_with_its_log]
@@ -83,7 +91,7 @@ async def test_a_read_model_spoilt_while_it_is_in_use_is_rebuilt(
     assert "readmodel.rebuilt" in projector.log.read_text()
 
 
-@pytest.mark.parametrize("spoil", SPOILT)
+@pytest.mark.parametrize("spoil", [*SPOILT, of_an_older_version])
 async def test_a_read_model_spoilt_while_nothing_runs_is_rebuilt(
     make_cluster: MakeCluster, spoil: Callable[[Path], None]
 ) -> None:

@@ -142,8 +142,12 @@ async def test_a_model_is_loaded_once_where_taking_turns_would_load_it_each_time
     make_cluster: MakeCluster,
 ) -> None:
     cluster = make_cluster()
-    models = {"profile": ProfileName.OPENAI, "models": ("qwen", "flux"), "load_s": 0.3}
-    gpus = [await cluster.gpu(f"IMAGE_GEN_URL_{n}", **models) for n in (1, 2)]
+    gpus = [
+        await cluster.gpu(
+            f"IMAGE_GEN_URL_{n}", profile=ProfileName.OPENAI, models=("qwen", "flux"), load_s=0.3
+        )
+        for n in (1, 2)
+    ]
     await cluster.up()
     await eventually(lambda: is_in(cluster, "image-2", "up"), "both are up")
     documents = []

@@ -1,6 +1,7 @@
 """Filters, and what acts on many tasks: cancelling, replaying, redriving."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,18 @@ async def listed(rig: Rig, query: str) -> list[TaskId]:
     reply = await rig.ask("GET", f"{TASKS}?{query}")
     assert reply.status == 200, reply.body
     return [task["task_id"] for task in reply.json["tasks"]]
+
+
+async def documents(rig: Rig, query: str, limit: int = 50) -> AsyncIterator[Any]:  # Any: JSON
+    """Give the documents of all pages of a list."""
+    cursor = ""
+    while True:
+        page = (await rig.ask("GET", f"{TASKS}?{query}&limit={limit}{cursor}")).json
+        for task in page["tasks"]:
+            yield task
+        if page["next"] is None:
+            return
+        cursor = f"&cursor={page['next']}"
 
 
 async def projected(rig: Rig, *ids: TaskId, status: str = "FAILED") -> None:
@@ -93,13 +106,7 @@ async def test_pages_of_a_filtered_list_leave_nothing_out(nats_server: NatsServe
     async with running(settings_for(nats_server, tmp_path)) as rig:
         ids = [await rig.submit(tags=["zoo"] if number % 2 else []) for number in range(10)]
         await projected(rig, *ids, status="QUEUED")
-        seen, cursor = [], ""
-        while True:
-            page = (await rig.ask("GET", f"{TASKS}?tag=zoo&limit=2{cursor}")).json
-            seen += [task["task_id"] for task in page["tasks"]]
-            if page["next"] is None:
-                break
-            cursor = f"&cursor={page['next']}"
+        seen = [task["task_id"] async for task in documents(rig, "tag=zoo", limit=2)]
         assert seen == ids[1::2][::-1]
 
 
@@ -392,6 +399,34 @@ async def test_a_redrive_stops_where_the_queue_is_full(nats_server: NatsServer, 
         await act(rig, CANCEL, all=True)
         rest = await act(rig, REDRIVE, all=True)
         assert (rest["made"], rest["more"], rest["stopped"]) == (2, False, None)
+
+
+async def test_a_redrive_that_breaks_off_is_gone_on_with_and_makes_each_task_once(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(many, "AT_ONCE", 1)
+    async with running(settings_for(nats_server, tmp_path, submit_timeout_s=0.5)) as rig:
+        dead = [await failed(rig) for _ in range(60)]
+        asking = asyncio.ensure_future(rig.ask("POST", REDRIVE, json={"all": True}))
+
+        async def begun() -> bool:
+            return await rig.stored_tasks() > len(dead)
+
+        await eventually(begun)
+        nats_server.kill()
+        reply = await asking
+        assert reply.status == 503, reply.body
+        assert 0 < reply.json["done"]["made"] < reply.json["done"]["matched"] == len(dead)
+        nats_server.start()
+
+        async def rest() -> bool:
+            reply = await rig.ask("POST", REDRIVE, json={"all": True})
+            return bool(reply.status == 200 and not reply.json["more"])
+
+        await eventually(rest)
+        await projected(rig, *dead)
+        successors = [task async for task in documents(rig, "status=QUEUED")]
+        assert sorted(task["origin"] for task in successors) == sorted(dead)
 
 
 async def test_one_call_redrives_so_many_and_says_that_there_are_more(

@@ -77,13 +77,13 @@ async def test_a_dispatcher_hears_of_health_from_the_others_and_not_from_itself(
 async def test_of_a_tenant_s_attempts_that_begin_at_once_each_has_its_rank_whoever_asks(bus: Bus) -> None:
     async with leases(bus, "a") as first, leases(bus, "b") as second:
 
-        async def begin(owner: Leases, slot: int, tenant: str) -> tuple[Leases, Held]:
+        async def begin(owner: Leases, slot: int) -> tuple[Leases, Held]:
             held = await owner.take(f"image-{slot}.0", Lease(since=clock.now()))
             assert held is not None
             return owner, held
 
-        begun = [await begin((first, second)[n % 2], n, "hog") for n in range(8)]
-        alone = await begin(first, 8, "small")
+        begun = [await begin((first, second)[n % 2], n) for n in range(8)]
+        alone = await begin(first, 8)
 
         async def rank(owner: Leases, held: Held, tenant: str) -> int:
             await held.write(Lease(holder=owner.holder, task_id=TASK, attempt=1, tenant=tenant))

@@ -114,6 +114,51 @@ class TestDocuments:
         assert ("fox " * 100).strip() in "\n".join(show.summary(made, ""))
 
     @pytest.mark.parametrize(
+        ("queue", "row", "told"),
+        [
+            (None, ("", ""), ""),
+            (
+                {"position": 3, "eta_at": "2026-11-24T12:04:00.000Z", "why": "waiting_for_slot"},
+                ("3", "2026-11-24T12:04:00.000Z"),
+                "place 3, waits for a GPU, done at 2026-11-24T12:04:00.000Z",
+            ),
+            (
+                {"position": 1, "eta_at": None, "why": "paused"},
+                ("1 paused", ""),
+                "place 1, its queue is paused",
+            ),
+            (
+                {"position": None, "eta_at": "2026-11-24T12:04:00.000Z", "why": "running"},
+                ("", "2026-11-24T12:04:00.000Z"),
+                "done at 2026-11-24T12:04:00.000Z",
+            ),
+        ],
+    )
+    def test_a_task_s_place_and_end_are_told_in_its_row_and_its_summary(
+        self, queue: Json | None, row: tuple[str, str], told: str
+    ) -> None:
+        made = document(status="QUEUED", queue=queue)
+        assert show.task_row(made)[5:7] == row
+        lines = [line for line in show.summary(made, "") if line.startswith("line ")]
+        assert lines == ([f"line        {told}"] if told else [])
+
+    def test_a_person_is_told_in_how_long_a_task_should_be_done(self) -> None:
+        end = (NOW + timedelta(minutes=4, seconds=5)).isoformat()
+        queue = {"position": 2, "eta_at": end, "why": "no_backend"}
+        made = document(status="QUEUED", queue=queue)
+        assert show.task_row(made, NOW)[5:7] == ("2 no_backend", "4 min")
+        assert watch.waits(made, NOW) == (
+            "QUEUED place 2, no GPU in service has its model, done in about 4 min"
+        )
+
+    def test_a_queue_tells_how_long_a_task_takes_and_how_far_off_that_was(self) -> None:
+        counts = dict.fromkeys(("waiting", "scheduled", "retrying", "running", "slots"), 0)
+        queue = {"kind": "image", "model": "any", **counts, "oldest_at": None, "paused": None}
+        assert show.queue_row(queue)[-3:-1] == ("", "")
+        foretold = {"eta_s": 75.2, "eta_error": {"median": 0.125, "p90": 0.4, "tasks": 9}}
+        assert show.queue_row({**queue, **foretold})[-3:-1] == ("1 min", "12%")
+
+    @pytest.mark.parametrize(
         ("seconds", "shown"),
         [(-5, "0 s"), (59.9, "59 s"), (61, "1 min"), (7300, "2 h"), (200_000, "2 d")],
     )

@@ -101,7 +101,7 @@ def test_a_script_serves_as_many_jobs_as_it_counts_and_then_the_next_follows() -
         {"profile": "sdcpp", "step_ms": -1},
         {"profile": "sdcpp", "fail_rate": 1.1},
         {"profile": "sdcpp", "port": 70_000},
-        {"profile": "comfyui"},
+        {"profile": "invokeai"},
         {"profile": "sdcpp", "slots": 2},
         {"profile": "openai", "keeps": 0},
         {"profile": "openai", "load_s": -1},

@@ -289,6 +289,33 @@ def submit(kind: Kind = Kind.IMAGE, **members: Any) -> AnySubmission:  # Any: JS
     return intake.submission(taken, now=T0, seed=4711, limits=LIMITS, tenant="acme", fingerprint="f")
 
 
+@pytest.mark.parametrize(
+    ("said", "start", "end"),
+    [
+        ({"deadline_s": 90_000}, 86_400, 90_000),
+        ({"deadline_s": 60}, 60, 60),
+        ({"start_deadline_s": 600, "deadline_s": 60}, 60, 60),
+        ({"start_deadline_s": 60, "deadline_s": 600}, 60, 600),
+        ({"start_deadline_s": 200_000}, 200_000, 200_000),
+        ({"delay_s": 100, "deadline_s": 60}, 160, 160),
+    ],
+)
+def test_of_two_deadlines_the_earlier_one_counts(said: dict[str, float], start: float, end: float) -> None:
+    made = submit(Kind.IMAGE, **said)
+
+    assert (made.start_deadline, made.deadline) == (at(start), at(end))
+
+
+def test_a_deadline_beyond_what_the_log_keeps_is_refused_by_its_name() -> None:
+    refused = refusal(lambda: submit(deadline_s=LIMITS.horizon_s + 1))
+
+    assert (refused.code, refused.member) == (Code.OUT_OF_RANGE, "deadline_s")
+
+
+def test_where_it_should_run_is_part_of_the_submission() -> None:
+    assert submit(backend="image-2").backend == "image-2"
+
+
 def test_what_was_left_open_is_fixed_at_submission() -> None:
     assert submit() == ImageSubmission(
         request=ImageRequest(prompt="a red fox", seed=4711),

@@ -9,11 +9,11 @@ import pytest
 
 from schemas import generate, workflow
 from schemas.errors import Code
+from schemas.fleet import Condition
 from schemas.problems import HTTP_STATUS
 from schemas.registry import Protocol
 from services.api.main import Api
 from services.cli import settings_page
-from services.dispatcher.policies.health import Condition
 from services.settings import Settings, load
 from tests import documents
 
@@ -23,6 +23,10 @@ GIVEN = {
     "nats_url": "nats://elsewhere",
     "image_gen_urls": "http://gpu:1",
     "whisper_urls": "http://gpu:2",
+    "tenant_queue_limit": 5,
+    "tenant_running_limit": 2,
+    "balancing_image": "weighted",
+    "balancing_speech": "round_robin",
 }
 BODY = re.compile(r"(?<!\S)(-d|-F|--data\S*) ")
 

@@ -70,6 +70,7 @@ def test_a_queued_task_is_shown_with_every_member() -> None:
         "artifacts": [],
         "text": None,
         "error": None,
+        "backend": None,
         "origin": None,
         "links": {"self": URL, "events": f"{URL}/events", "cancel": f"{URL}/cancel"},
         "sequence": 1,
