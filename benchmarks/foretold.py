@@ -45,7 +45,7 @@ def _figure(load: float, seen: Sequence[Seen], said: str) -> Figure:
         target=f"p50 at most {MOST:g} %",
         met=ours.p50 <= MOST,
         notes=(
-            f"foretold of {len(errors)} of {len(seen)} tasks; took {totals.p50:.1f}, p95 {totals.p95:.1f} s",
+            f"foretold of {len(errors)} of {len(seen)} tasks; total p50 {totals.p50:.1f}, p95 {totals.p95:.1f} s",
             f"eight unequal GPUs, nothing is sped up; {WARM_UP} tasks before are not counted; one run",
             f"GET /api/v1/queues says, of all so far: {said}",
         ),

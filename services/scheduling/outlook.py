@@ -75,9 +75,7 @@ class Outlook:
     def steps(self, size: int) -> Iterator[None]:
         """Lay the line out, pausing after each ``size`` tasks."""
         lanes = self._in_reach()
-        left = Counter(dict.fromkeys(_EVERY, 0))
-        for lane, tasks in lanes.items():
-            left[lane.priority] += len(tasks)
+        left = Counter(lane.priority for lane, tasks in lanes.items() for _ in tasks)
         order = self._order(lanes)
         count = 0
         while line := order.next():

@@ -424,9 +424,13 @@ async def test_a_redrive_that_breaks_off_is_gone_on_with_and_makes_each_task_onc
             return bool(reply.status == 200 and not reply.json["more"])
 
         await eventually(rest)
-        await projected(rig, *dead)
-        successors = [task async for task in documents(rig, "status=QUEUED")]
-        assert sorted(task["origin"] for task in successors) == sorted(dead)
+
+        async def each_once() -> bool:
+            made = [task["origin"] async for task in documents(rig, "status=QUEUED")]
+            return sorted(made) == sorted(dead)
+
+        await eventually(each_once)
+        assert await rig.stored_tasks() == 2 * len(dead)
 
 
 async def test_one_call_redrives_so_many_and_says_that_there_are_more(

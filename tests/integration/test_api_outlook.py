@@ -95,10 +95,15 @@ async def test_tasks_in_line_know_their_place_and_when_they_are_done(
         first, second = [await rig.submit() for _ in range(2)]
         later = await rig.submit(priority="low")
         urgent = await rig.submit(priority="high")
-        for task_id, position, turn in ((urgent, 1, 1), (first, 1, 2), (second, 2, 3), (later, 1, 4)):
-            queue = await stands(rig, task_id, position, "waiting_for_slot", foretold=True)
-            assert 0 <= seconds_from(free_at, queue) - turn * RUNS_S < 2, (turn, queue)
-            assert queue["eta_at"].endswith(".000Z")
+        found = [
+            await stands(rig, task_id, position, "waiting_for_slot", foretold=True)
+            for task_id, position in ((urgent, 1), (first, 1), (second, 2), (later, 1))
+        ]
+        assert all(queue["eta_at"].endswith(".000Z") for queue in found)
+        early, *equals, late = [seconds_from(free_at, queue) for queue in found]
+        # The two of normal priority are in the tenant's two lanes, of which either may go first.
+        for turn, seconds in enumerate((early, *sorted(equals), late), start=1):
+            assert 0 <= seconds - turn * RUNS_S < 2, (turn, seconds)
 
 
 async def test_where_no_gpu_has_run_anything_nothing_is_foretold(

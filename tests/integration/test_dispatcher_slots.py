@@ -1,0 +1,187 @@
+"""A slot while the world moves at the worst moment: it is not used again before its GPU is free."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import cast
+
+import aiohttp
+import pytest
+from msgspec.structs import replace
+
+from schemas.events import TaskAttached, TaskCancelled, TaskStarted, TaskSubmitted
+from schemas.ids import BackendId, TaskId
+from schemas.lease import Claim, Lease
+from schemas.registry import Backend
+from schemas.requests import ImageSubmission, Kind
+from schemas.subjects import Address, Lane, lease_key
+from services import clock
+from services.artifacts import ArtifactStore
+from services.bus.connection import Bus
+from services.bus.tasklog import Found, TaskLog
+from services.bus.tickets import Away, Ticket
+from services.dispatcher.desk import Desk
+from services.dispatcher.execution import Execution
+from services.dispatcher.fleet import Fleet
+from services.dispatcher.instances import Instance, Slot
+from services.dispatcher.policies.health import Limits
+from services.dispatcher.recording import Recorder
+from services.dispatcher.registry import Registry
+from services.dispatcher.seating import Seating
+from services.init.main import prepare
+from services.leases import Leases
+from services.process import background
+from services.settings import Settings
+from tests.builders import picture
+from tests.cluster import eventually
+from tests.fakes import HOLD, FakeAdapter, FakeCall
+from tests.nats import NatsServer
+
+SETTINGS = Settings(artifact_gib=1, unknown_run_s=600)
+GPU = Backend(name=BackendId("image-1"), url="http://127.0.0.1:9", kind=Kind.IMAGE)
+KEY = lease_key(GPU.name, 0)
+LANE = Lane("image", "any", "normal", 0)
+
+
+class RacingLog(TaskLog):
+    """A log in which the next look is out of date by the time that it is answered."""
+
+    cancels = False
+
+    async def lookup(self, task_id: TaskId, address: Address | None = None) -> Found:
+        found = await super().lookup(task_id, address)
+        if self.cancels and found.address is not None:
+            self.cancels = False
+            cancelled = TaskCancelled(by="user")
+            await self.append(found.address, cancelled, expected=found.last, patience_s=5)
+        return found
+
+
+class FaultyLeases(Leases):
+    """Leases with a fault of ours in the middle of an attempt."""
+
+    async def put(self, key: str, lease: Lease, revision: int) -> int | None:
+        if lease.remote_id is not None:
+            raise RuntimeError("a fault of ours")
+        return await super().put(key, lease, revision)
+
+
+class AskedAdapter(FakeAdapter):
+    """Notes that it was asked whether the GPU is idle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    async def idle(self, remote_id: str | None) -> bool | None:
+        self.asked.set()
+        call = self.begun.get(remote_id or "", self.calls[-1] if self.calls else None)
+        return call is None or call.ended.is_set()
+
+
+class Bench:
+    """One slot of one GPU, with the desk that serves it."""
+
+    def __init__(self, bus: Bus, http: aiohttp.ClientSession, leases: Leases) -> None:
+        self.leases = leases
+        self.log = RacingLog(bus, "/test", clock.now, clock.new_event_id)
+        self.adapter = AskedAdapter()
+        artifacts, fleet = ArtifactStore(bus), Fleet(bus, leases.holder)
+        registry = Registry(bus, http, SETTINGS, fleet, leases)
+        recorder = Recorder(artifacts, fleet, SETTINGS)
+        execution = Execution(bus, artifacts, leases, registry, fleet, recorder, SETTINGS)
+        self.desk = Desk(self.log, leases, registry, execution, recorder)
+        self.seating = Seating(leases, registry, SETTINGS)
+        self.instance = Instance(GPU, http, bus, fleet, Limits())
+        self.instance.adapter = self.adapter
+        [self.slot] = self.instance.slots
+
+    async def submitted(self) -> tuple[Address, int]:
+        where = Address(LANE, clock.new_task_id())
+        event = TaskSubmitted(submission=ImageSubmission(request=picture()))
+        return where, await self.log.append(where, event, expected=0, patience_s=5)
+
+    async def begun(self) -> Lease:
+        """Leave a running attempt in the log, as another dispatcher would; give its lease."""
+        where, last = await self.submitted()
+        started = TaskStarted(attempt=1, backend=GPU.name, dispatcher="gone")
+        last = await self.log.append(where, started, expected=last, patience_s=5)
+        attached = TaskAttached(attempt=1, dispatcher="gone", remote_id="fake-1")
+        await self.log.append(where, attached, expected=last, patience_s=5)
+        return Lease(holder="gone", task_id=where.task_id, attempt=1, since=clock.now(), remote_id="fake-1")
+
+
+@contextlib.asynccontextmanager
+async def bench(bus: Bus, kind: type[Leases] = Leases, lease_s: float = 60) -> AsyncIterator[Bench]:
+    await prepare(bus, SETTINGS)
+    leases = kind(bus, "test", lease_s)
+    async with aiohttp.ClientSession() as http, background(leases.follow()):
+        await leases.known.wait()
+        yield Bench(bus, http, leases)
+
+
+async def test_who_loses_the_race_for_an_attempt_has_not_gone_on_with_it_and_waits_for_its_gpu(
+    bus: Bus,
+) -> None:
+    async with bench(bus) as it:
+        left = await it.begun()
+        it.slot.held = await it.leases.take(KEY, left)
+        it.log.cancels = True
+
+        assert not await it.desk.go_on(left, it.instance, it.slot)
+        assert not it.adapter.calls
+
+
+async def test_a_fault_of_ours_in_the_middle_of_an_attempt_frees_no_gpu(bus: Bus) -> None:
+    async with bench(bus, FaultyLeases) as it:
+        where, _ = await it.submitted()
+        it.slot.held = await it.leases.take(KEY, Lease(since=clock.now()))
+        it.adapter.will(HOLD)
+        ticket = await it.slot.puller.pull(where.lane, 1)
+        assert ticket is not None
+        running = asyncio.create_task(it.desk.run(ticket, it.instance, it.slot, None))
+        asked = asyncio.create_task(it.adapter.asked.wait())
+        await asyncio.wait((running, asked), return_when=asyncio.FIRST_COMPLETED)
+
+        assert not running.done(), "the slot is free while the GPU works"
+        it.adapter.calls[0].release()
+        await running
+        found = await it.log.lookup(where.task_id)
+        assert found.task.attempts[0].error is not None
+        assert found.task.attempts[0].error.code == "internal"
+
+
+async def test_what_a_lease_is_to_say_is_said_once_nats_is_back(bus: Bus, nats_server: NatsServer) -> None:
+    async with bench(bus) as it:
+        held = await it.leases.take(KEY, Lease(since=clock.now()))
+        assert held is not None
+        nats_server.kill()
+        assert await held.write(replace(held.lease, remote_id="job-1"))
+        nats_server.start()
+
+        async def renewed() -> bool:
+            await held.renew()
+            known = it.leases.sighting(KEY)
+            return known is not None and known.lease.remote_id == "job-1"
+
+        await eventually(renewed, "the next renewal says it", 10)
+
+
+async def test_a_lease_that_is_no_longer_trusted_is_not_kept_by_who_cannot_have_it_anew(bus: Bus) -> None:
+    async with bench(bus, lease_s=1) as it:
+        held = it.slot.held = await it.leases.take(KEY, Lease(since=clock.now()))
+        assert held is not None
+
+        async def doubtful() -> bool:
+            return not held.valid and it.leases.claim(KEY) is Claim.HELD
+
+        await eventually(doubtful, "too old to be trusted, too young to be taken")
+        assert not await it.seating.lease(it.slot)
+        keeping = asyncio.create_task(it.leases.keep())
+
+        async def stale() -> bool:
+            return it.leases.claim(KEY) is Claim.STALE
+
+        await eventually(stale, "nobody renews it", 5)
+        keeping.cancel()
