@@ -150,8 +150,8 @@ WHERE excluded.revision > progress.revision AND excluded.attempt >= progress.att
 DELETE_PROGRESS: Final = "DELETE FROM progress WHERE task_id = ?"
 
 # The api's side, each read well under a millisecond. The row of tenant '*' counts every tenant's.
-MOST_COUNTED: Final = 1001
-"""How far the tasks before one in its line are counted."""
+MOST_COUNTED: Final = 201
+"""How far the tasks before one in its line are counted, at about a tenth of a microsecond each."""
 STANDING: Final = f"""
        t.status, t.number, t.address, t.tenant, t.units, t.backend,
        CASE WHEN t.status IN ('SCHEDULED', 'RUNNING', 'RETRYING') THEN t.state END,

@@ -16,7 +16,7 @@ from schemas.ids import BackendId, TaskId
 from schemas.lease import RELEASED, Claim, Lease, Sighting, claim, seen
 from schemas.registry import MOST_SLOTS
 from schemas.subjects import LEASES, lease_key
-from services.bus.buckets import Bucket
+from services.bus.buckets import Bucket, Entry
 from services.bus.connection import Bus
 
 log = structlog.get_logger()
@@ -43,7 +43,10 @@ class Held:
         return not self.lost and age_s < self._owner.lease_s * _MARGIN
 
     async def write(self, lease: Lease) -> bool:
-        """Renew with this content; False when somebody else holds it. Without NATS nothing changes."""
+        """Renew with this content; False when somebody else holds it.
+
+        Without NATS it is written with the next renewal.
+        """
         async with self._lock:
             if self.lost:
                 return False
@@ -51,6 +54,7 @@ class Held:
             try:
                 revision = await self._owner.put(self.key, lease, self.revision)
             except UnavailableError:
+                self.lease = lease
                 return True
             if revision is None:
                 self.lost = True
@@ -85,32 +89,53 @@ class Leases:
         self._watch = self._bucket.watch(f"leases-{holder}")
         self._seen: dict[str, Sighting] = {}
         self._held: dict[str, Held] = {}
+        self._doubted: set[str] = set()
         self._renew_now = asyncio.Event()
+        self._settled_at = 0.0
         self._followed = 0
         self._progress = asyncio.Condition()
         self.holder = holder
         self.lease_s = lease_s
         self.changed = asyncio.Event()
         """Set whenever a lease was seen to change."""
-        bus.on_reconnect(self._renew_now.set)
+        bus.on_reconnect(self._renew_first)
 
     @property
     def known(self) -> asyncio.Event:
         """Set once what was there at the start is known; before that nothing may be taken."""
         return self._watch.follower.caught_up
 
+    def _renew_first(self) -> None:
+        """Take nothing for one renewal interval after an outage.
+
+        A server that was killed has forgotten the last writes of a few milliseconds, or with its machine of
+        a few minutes, so a slot that it says is free may be another's, who is about to say so again.
+        """
+        self._settled_at = asyncio.get_running_loop().time() + self.lease_s / _RENEWALS
+        self._renew_now.set()
+
     async def follow(self) -> None:
         """Keep watching; runs until it is cancelled."""
-        loop = asyncio.get_running_loop()
+        generation = 0
         async for entries in self._watch.entries():
+            if generation != self._watch.follower.generation:
+                generation = self._watch.follower.generation
+                self._doubted = set(self._seen)  # whose revisions a server that forgot may use again
             for entry in entries:
                 known = self._seen.get(entry.key)
-                if known is None or entry.revision > known.revision:
-                    lease = leases.decode(entry.value) if entry.value else RELEASED
-                    self._seen[entry.key] = seen(known, lease, entry.revision, loop.time())
+                if known is None or entry.revision > known.revision or entry.key in self._doubted:
+                    self._see(entry)
                 self._followed = entry.revision
             self.changed.set()
             await self._note_progress()
+
+    def _see(self, entry: Entry) -> None:
+        """Take in what a key says; what was known already keeps its age."""
+        self._doubted.discard(entry.key)
+        known = self._seen.get(entry.key)
+        lease = leases.decode(entry.value) if entry.value else RELEASED
+        if known is None or (known.revision, known.lease) != (entry.revision, lease):
+            self._seen[entry.key] = seen(known, lease, entry.revision, asyncio.get_running_loop().time())
 
     async def _note_progress(self) -> None:
         async with self._progress:
@@ -145,11 +170,11 @@ class Leases:
 
     def claim(self, key: str) -> Claim:
         """Say whether a lease may be taken now."""
+        now = asyncio.get_running_loop().time()
+        if now < self._settled_at:
+            return Claim.HELD
         return claim(
-            self._seen.get(key),
-            now=asyncio.get_running_loop().time(),
-            connected_since=self._bus.connected_since,
-            lease_s=self.lease_s,
+            self._seen.get(key), now=now, connected_since=self._bus.connected_since, lease_s=self.lease_s
         )
 
     def working_on(self, task_id: TaskId) -> bool:
@@ -208,13 +233,18 @@ class Leases:
         self._held.pop(held.key, None)
 
     async def put(self, key: str, lease: Lease, revision: int) -> int | None:
-        """Write on top of ``revision``; if that fails, see whether our own write came first."""
+        """Write on top of ``revision``; if that fails, see whether our own write came first.
+
+        Or whether the server has forgotten that revision; nobody has it then, or who had it before.
+        """
         content = leases.encode(lease)
         written = await self._bucket.replace(key, content, revision)
         if written is None:
             entry = await self._bucket.get(key)
-            ours = entry.value is not None and leases.decode(entry.value).holder == self.holder
-            if not ours:
+            found = leases.decode(entry.value) if entry.value else RELEASED
+            forgotten = found.holder is None and entry.revision < revision
+            if found.holder != self.holder and not forgotten:
+                self._see(entry)
                 return None
             written = await self._bucket.replace(key, content, entry.revision)
         if written is not None:

@@ -38,6 +38,11 @@ class Gpu(Control):
                 # A job that crashes its server does nothing more, so there is time for a last look.
                 self._past.append(await super().stats())
 
+    @property
+    def lives(self) -> int:
+        """How often it was started."""
+        return len(self._past) + 1
+
     async def up(self) -> None:
         """Wait until it listens."""
         await self._up.wait()

@@ -5,10 +5,12 @@ The one rule: of a stored document and state only what is needed is decoded, sin
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas import readmodel, work
 from schemas.ids import TaskId
@@ -48,6 +50,8 @@ class Times(Struct, frozen=True):
         return max(0.0, (self.retry_at - at).total_seconds()) if self.retry_at else 0.0
 
 
+_NONE: Final = Times()
+_LANES: Final = 4096
 _decode: Final = msgspec.json.Decoder(Times).decode
 
 
@@ -67,10 +71,15 @@ class Facts(NamedTuple):
 
 def facts(row: Sequence[Any]) -> Facts:  # Any: as Row
     """Read what a query adds to a task's row for this."""
-    status, number, stored, tenant, units, backend, state, ahead = row
-    address = address_of(stored)
-    times = _times(state)
-    return Facts(address.task_id, status, number, address.lane, tenant, units, backend, times, ahead)
+    status, number, address, tenant, units, backend, state, ahead = row
+    lane, _, task_id = address.rpartition(".")
+    return Facts(TaskId(task_id), status, number, _lane(lane), tenant, units, backend, _times(state), ahead)
+
+
+@lru_cache(_LANES)
+def _lane(prefix: str) -> Lane:
+    """Read an address less its id; there are few lanes and many tasks."""
+    return address_of(f"{prefix}.*").lane
 
 
 def facts_of(found: Found, lane: Lane, ahead: int | None) -> Facts:
@@ -95,7 +104,7 @@ def first_sequence(found: Found) -> int:
 
 
 def _times(state: bytes | None) -> Times:
-    return _decode(state) if state else Times()
+    return _decode(state) if state else _NONE
 
 
 def _times_of(task: Task) -> Times:
@@ -107,7 +116,7 @@ def _times_of(task: Task) -> Times:
 
 
 class First(NamedTuple):
-    """The first in line of a kind. ``numbers`` by priority of all of a line that is longer."""
+    """The first in line of a kind. ``numbers`` by priority of all in that line."""
 
     lineup: Lineup
     task_ids: Sequence[TaskId]
@@ -123,14 +132,16 @@ async def first(model: ReadModel, kind: Kind, at: datetime) -> First:
     for priority in Priority:
         room = MOST - len(waiting)
         rows = await model.page(readmodel.FIRST_IN_LINE, (kind, priority, room))
-        counts[priority] = len(rows)
-        if len(rows) == room:
-            found = await model.page(readmodel.IN_LINE, (kind, priority))
-            numbers[priority] = [number for (number,) in found]
-            counts[priority] = len(found)
+        whole = rows if len(rows) < room else await model.page(readmodel.IN_LINE, (kind, priority))
+        numbers[priority] = [row[0] for row in whole]
+        counts[priority] = len(whole)
         for number, task_id, address, tenant, units, state in rows:
-            due_s = _times(state).due_s(at)
-            waiting.append(Waiting(number, address_of(address).lane, tenant, units, due_s))
+            due_s = _times(state).due_s(at) if state else 0.0
+            lane = _lane(address.rpartition(".")[0])
+            waiting.append(Waiting(number, lane, tenant, units, due_s))
             task_ids.append(task_id)
-    depths = {lane: n for lane, n in await model.page(readmodel.LANE_DEPTHS, ())}  # noqa: C416 - a Row is of Any
-    return First(Lineup(first=waiting, counts=counts, depths=depths), task_ids, numbers)
+    lineup = Lineup(first=waiting, counts=counts)
+    if len(waiting) < sum(counts.values()):
+        rows = await model.page(readmodel.LANE_DEPTHS, ())
+        lineup = replace(lineup, depths=dict(rows))
+    return First(lineup, task_ids, numbers)

@@ -1,4 +1,4 @@
-"""Where tasks stand that have not ended, foretold anew every half second while anybody wants to know.
+"""Where tasks stand that have not ended, foretold anew every second while anybody wants to know.
 
 The one rule: a position is counted as it is read; the future is laid out beside the reads, a little at a
 time, so that no read waits for it.
@@ -33,9 +33,9 @@ from services.scheduling.rest import still_s
 
 log = structlog.get_logger()
 
-EVERY_S: Final = 0.5
+EVERY_S: Final = 1.0
 _REST: Final = 20  # so many times as long as it took: never more than a twentieth of a core
-_STALE_S: Final = 2.0
+_STALE_S: Final = 3.0
 _PATIENCE_S: Final = 0.25
 _AT_ONCE: Final = 20
 _SOON: Final = timedelta(seconds=1)
@@ -168,8 +168,9 @@ class Foresight:
             return None
         now = self._now()
         if task.status in _IN_LINE:
-            why, end_at = self._waiting(task, now)
-            return standing(self._position(task), _shown(end_at, now), why)
+            position = self._position(task)
+            why, end_at = self._waiting(task, position, now)
+            return standing(position, _shown(end_at, now), why)
         if task.status == Status.RUNNING:
             return standing(None, _shown(_still(self._running(task), now), now), Why.RUNNING)
         return standing(None, _shown(self._scheduled(task), now), Why.SCHEDULED)
@@ -182,15 +183,13 @@ class Foresight:
         numbers = self._look.numbers.get(task.lane.kind, {}).get(task.lane.priority, ())
         return max(ahead, bisect_left(numbers, task.number)) + 1
 
-    def _waiting(self, task: Facts, now: datetime) -> tuple[Why, datetime | None]:
+    def _waiting(self, task: Facts, position: int | None, now: datetime) -> tuple[Why, datetime | None]:
         look, outlook = self._look, self._outlook(task.lane.kind)
-        due_s = task.times.due_s(now)
         if look is None or outlook is None:
-            return Why.RETRY_DELAY if due_s else Why.WAITING_FOR_SLOT, None
-        why = outlook.moment.why(task.lane, task.tenant, due_s)
+            return Why.RETRY_DELAY if task.times.due_s(now) else Why.WAITING_FOR_SLOT, None
         due_s = task.times.due_s(look.at)
         waiting = Waiting(task.number, task.lane, task.tenant, task.units, due_s)
-        end_s = outlook.end_s(waiting, self._position(task))
+        why, end_s = outlook.foretold(waiting, position)
         if end_s is None:
             return why, None
         end_at = look.at + timedelta(seconds=end_s)

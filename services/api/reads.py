@@ -6,7 +6,7 @@ The one rule: nobody is shown less than this process has appended itself.
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from schemas import readmodel, views
 from schemas.errors import Code, RejectedError, UnavailableError
@@ -116,15 +116,17 @@ class Reads:
         if row is None:
             return None
         sequence, document, revision, progress, *facts = row
-        queue = self._foresight.standing(in_line.facts(facts))
+        queue = self._queue(facts)
         return Shown(facts[0], sequence, revision, queue, views.spliced(document, progress, queue))
+
+    def _queue(self, facts: Sequence[Any]) -> Standing | None:  # Any: as Row
+        return None if facts[0] in FINAL else self._foresight.standing(in_line.facts(facts))
 
     async def listed(self, rows: Sequence[Row]) -> list[bytes]:
         """Give the documents of a list, from the rows of selections.list_tasks."""
         await self._foresight.fresh()
         return [
-            views.spliced(document, progress, self._foresight.standing(in_line.facts(facts)))
-            for _, document, progress, *facts in rows
+            views.spliced(document, progress, self._queue(facts)) for _, document, progress, *facts in rows
         ]
 
     async def _streamed(self, task_id: TaskId) -> Shown | None:

@@ -38,7 +38,8 @@ class Follower:
         self._subject = subject
         self._name = name
         self._start = start
-        self._generation = 0
+        self.generation = 0
+        """Counts the consumers; what one gives out first is what there is at that time."""
         self._arrived = asyncio.Event()
         self._reset = False
         self._buffer: list[Msg] = []
@@ -73,8 +74,8 @@ class Follower:
                 await self._delete(consumer)
 
     async def _open(self) -> str:
-        self._generation += 1
-        consumer = f"{self._name}-{self._generation}"
+        self.generation += 1
+        consumer = f"{self._name}-{self.generation}"
         where: dict[str, Any] = (
             {"deliver_policy": "last_per_subject"}
             if self._start is None

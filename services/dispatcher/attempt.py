@@ -69,8 +69,8 @@ class Attending:
                 self._next = asyncio.ensure_future(self._read())
             await asyncio.wait((self._next, self._interrupt), return_when=asyncio.FIRST_COMPLETED)
             if self._next.done():
-                report = self._next.result()
-                self._next = None
+                ended, self._next = self._next, None
+                report = ended.result()
                 if isinstance(report, Finished | Failed):
                     await self._close()
                     return report

@@ -72,7 +72,7 @@ class Desk:
         return await self._guarded(work, act())
 
     async def go_on(self, lease: Lease, instance: Instance, slot: Slot) -> bool:
-        """Go on with the attempt that a stale lease is for; False where there is nothing to go on with."""
+        """Go on with the attempt that a stale lease is for, to its end; False where that cannot be done."""
         if lease.task_id is None or lease.remote_id is None:
             return False
         task_id, remote_id = lease.task_id, lease.remote_id
@@ -81,13 +81,15 @@ class Desk:
             return False
         work = Work(self._log, Away(found.address), slot, instance)
         work.task, work.last = found.task, found.last
+        gone_on = False
 
         async def act() -> Outcome:
-            await self._execution.go_on(work, remote_id)
+            nonlocal gone_on
+            gone_on = await self._execution.go_on(work, remote_id)
             return Outcome.SETTLED
 
         await self._guarded(work, act())
-        return True
+        return gone_on
 
     async def _guarded(self, work: Work, act: Coroutine[None, None, Outcome]) -> Outcome:
         """Bear what goes wrong.

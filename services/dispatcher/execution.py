@@ -115,19 +115,23 @@ class Execution:
             await self._call(work, held, attempt)
         return True
 
-    async def go_on(self, work: Work, remote_id: str) -> None:
-        """Go on with an attempt that was begun by another dispatcher, which is fenced off first."""
+    async def go_on(self, work: Work, remote_id: str) -> bool:
+        """Go on with an attempt that was begun by another dispatcher, which is fenced off first.
+
+        False: the task has gone on without us, and what it left on the GPU is still to be waited for.
+        """
         submission = work.task.submission
         held = work.slot.holds()
         if submission is None or held is None:
-            return
+            return False
         number = work.task.attempt
         attached = TaskAttached(attempt=number, dispatcher=self._dispatcher, remote_id=remote_id)
         if not await work.append(attached):
-            return
+            return False
         log.info("task.gone_on_with", task_id=work.task.task_id, attempt=number, remote_id=remote_id)
         attempt = await self._prepared(work, submission, number)
         await self._call(work, held, replace(attempt, job=replace(attempt.job, remote_id=remote_id)))
+        return True
 
     async def _admitted(self, held: Held, lease: Lease) -> bool:
         """Say whether the tenant may have one more running, by the order in which leases are written."""
@@ -151,6 +155,11 @@ class Execution:
         self.running[task_id] = attending
         try:
             await self._attend(work, held, attempt, attending)
+        except Exception:
+            # A fault of ours stops no GPU: the call is lost, as one whose dispatcher has died.
+            await attending.abandon()
+            await drain_lost(work.instance, work.slot.key, held.lease, self._settings)
+            raise
         finally:
             if self.running.get(task_id) is attending:
                 del self.running[task_id]

@@ -71,6 +71,7 @@ class Instance:
     def update(self, backend: Backend) -> None:
         """Take in a new registry entry."""
         called = ("url", "speaks", "api_key", "disconnect_cancels", "workflow")
+        self._models = backend.own_names
         moved = any(getattr(backend, name) != getattr(self.backend, name) for name in called)
         self.backend = backend
         if moved or self.adapter is None:
@@ -98,7 +99,7 @@ class Instance:
         return Gpu(
             name=backend.name,
             kind=backend.kind,
-            models=backend.own_names,
+            models=self._models,
             free=free,
             rests_s=rests_s,
             keeps=backend.keeps,
@@ -187,7 +188,9 @@ class Instance:
                 async with asyncio.timeout(pause_s):
                     await self._look.wait()
                     # Something has changed while it was UP; what is not is given time to become so.
-                    await asyncio.sleep(0 if self.state.up else pause_s)
+                    await asyncio.sleep(
+                        0 if self.state.up else self._pause_s(settings, busy=self._busy(leases))
+                    )
 
     def _busy(self, leases: Leases) -> bool:
         return self.busy > 0 or bool(leases.running(self.backend.name))

@@ -42,6 +42,9 @@ class Seating:
 
     def choose(self, lines: Sequence[Line], turns: Turns) -> Choice | None:
         """Say which lane is served next and where, None for none now."""
+        if not lines:
+            turns.admit(())
+            return None
         return self._match(lines, self._overview.gpus(), turns)
 
     def take(self, choice: Choice, turn: int) -> Seat:
@@ -55,6 +58,8 @@ class Seating:
     async def lease(self, slot: Slot) -> bool:
         """Make sure that the slot is ours; False when somebody else was faster, or NATS is away."""
         if slot.holds() is None:
+            if slot.held is not None:
+                self._leases.forget(slot.held)  # else it would be renewed for nobody
             slot.held = await self._leases.take(slot.key, Lease(since=clock.now()))
         return slot.held is not None
 

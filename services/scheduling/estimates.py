@@ -3,8 +3,10 @@
 The one rule: there is always a figure. What a GPU has shown counts before what the others have.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from statistics import fmean
 from typing import Final
 
@@ -41,6 +43,11 @@ class Estimates:
             return 0.0
         known = gpu.learned.load_s
         return self._usual_load_s if known is None else known
+
+    @cached_property
+    def copies(self) -> Mapping[str, int]:
+        """On how many GPUs each model is loaded."""
+        return copies(gpu.learned.warm for gpu in self._gpus)
 
     def _foretold(self, gpu: Gpu, own_model: str) -> float:
         """Give seconds per unit of a model that has not run there.
@@ -117,6 +124,21 @@ def is_cold(gpu: Gpu, own_model: str, warm: Sequence[str]) -> bool:
 def after(warm: tuple[str, ...], own_model: str, keeps: int) -> tuple[str, ...]:
     """Give what is loaded once a model has been used, the one used last first, at most ``keeps``."""
     return (own_model, *(model for model in warm if model != own_model))[:keeps]
+
+
+def copies(loaded: Iterable[Sequence[str]]) -> Mapping[str, int]:
+    """Count on how many GPUs each model is, of what each has ``loaded``."""
+    return Counter(chain.from_iterable(loaded))
+
+
+def again_s(gpu: Gpu, load_s: float, warm: Sequence[str], there: Mapping[str, int]) -> float:
+    """Give what a load of ``load_s`` costs others: that of the model that it pushes out of ``warm``.
+
+    It will have to be repeated, and is missed the less the more GPUs have that model: ``there``.
+    """
+    if not load_s or len(warm) < gpu.keeps:
+        return 0.0
+    return load_s / max(1, there.get(warm[-1], 1))
 
 
 def learned(

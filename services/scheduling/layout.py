@@ -2,7 +2,9 @@
 
 The one rule: each ticket goes, in its turn, where it is expected to end first, and the first that goes to a
 slot that is free now is the choice. So a slot may stay idle for a warm or faster one about to be free,
-and a cold model is loaded only where its warm GPUs would need longer than the load.
+and a cold model is loaded only where its warm GPUs would need longer than the load. A load that pushes
+another model out costs more than its time, since that one will have to be loaded again: else, near the
+limit of what the GPUs can do, loads make for a line, and the line for loads.
 
 Tickets before the choice are all laid on busy slots. A slot whose rest is beyond what the free ones promise
 to any line takes no more, so that a call ends after a few tickets for each busy slot, and never lays out
@@ -15,7 +17,7 @@ from typing import Final
 
 from schemas.events import Candidate
 from services.scheduling.deciding import Question, Reason, decision
-from services.scheduling.estimates import Estimates, after, is_cold, runs_as
+from services.scheduling.estimates import Estimates, after, again_s, is_cold, runs_as
 from services.scheduling.fairness import Order
 from services.scheduling.situation import Choice, Gpu, Line
 
@@ -24,17 +26,23 @@ MOST_PLACED: Final = 1000
 
 
 class _Seat:
-    """What a spot offers who asks for one model: when it is free, what load and unit of work take then."""
+    """What a spot offers who asks for one model: when it is free, what load and unit of work take then.
 
-    __slots__ = ("cold_s", "load_s", "own", "rest_s", "spot", "unit_s")
+    ``lost_s``: what the load costs others.
+    """
+
+    __slots__ = ("cold_s", "load_s", "lost_s", "own", "rest_s", "spot", "unit_s")
 
     def __init__(self, spot: "_Spot") -> None:
         self.spot = spot
         self.own = ""
-        self.rest_s = self.load_s = self.cold_s = self.unit_s = 0.0
+        self.rest_s = self.load_s = self.lost_s = self.cold_s = self.unit_s = 0.0
 
     def end_s(self, units: float) -> float:
         return self.rest_s + self.load_s + self.unit_s * units
+
+    def cost_s(self, units: float) -> float:
+        return self.rest_s + self.load_s + self.lost_s + self.unit_s * units
 
 
 class _Spot:
@@ -66,6 +74,7 @@ class _Spot:
             seat.unit_s = estimates.run_s(self.gpu, own, 1.0)
         seat.rest_s = self.rests_s[0]
         seat.load_s = 0.0 if own in self.warm else seat.cold_s
+        seat.lost_s = again_s(self.gpu, seat.load_s, self.warm, estimates.copies)
         return seat
 
     def take(self, seat: _Seat, end_s: float, estimates: Estimates) -> None:
@@ -94,7 +103,7 @@ class _Layout:
         placed = 0
         while line := order.next():
             free, busy = self._best(line)
-            if free and (busy is None or free.end_s(line.units) <= busy.end_s(line.units)):
+            if free and (busy is None or free.cost_s(line.units) <= busy.cost_s(line.units)):
                 return self._choice(line, free)
             if busy is None:  # nobody else depends on it
                 continue
@@ -110,7 +119,7 @@ class _Layout:
         return None
 
     def _best(self, line: Line) -> tuple[_Seat | None, _Seat | None]:
-        """Find where a ticket would end first, of the free and of the busy ones; in turn among equals."""
+        """Find where a ticket would best go, of the free and of the busy ones; in turn among equals."""
         model = line.lane.model
         if model not in self._free:
             seats = [seat for spot in self._spots if (seat := spot.offer(model, self._estimates))]
@@ -119,8 +128,10 @@ class _Layout:
         return _soonest(self._free[model], line.units), _soonest(self._busy[model], line.units)
 
     def _horizon_s(self, lines: Sequence[Line]) -> float:
-        """Give the time by which every line that can have a free slot would have ended on one."""
-        return max((free.end_s(line.units) for line in lines if (free := self._best(line)[0])), default=0.0)
+        """Give what the free slot costs the line that can have one and for which it costs the most."""
+        return max(
+            (free.cost_s(line.units) for line in lines if (free := self._best(line)[0])), default=0.0
+        )
 
     def _close(self, spot: _Spot) -> None:
         spot.closed = True
@@ -144,7 +155,7 @@ class _Layout:
                 (
                     Candidate(
                         backend=found.spot.gpu.name,
-                        score=round(found.end_s(line.units), 3),
+                        score=round(found.cost_s(line.units), 3),
                         free=bool(found.spot.gpu.free),
                         cold=_cold(found),
                     )
@@ -155,7 +166,7 @@ class _Layout:
 
 
 def _soonest(seats: Sequence[_Seat], units: float) -> _Seat | None:
-    return min(seats, key=lambda s: s.rest_s + s.load_s + s.unit_s * units, default=None)
+    return min(seats, key=lambda s: s.rest_s + s.load_s + s.lost_s + s.unit_s * units, default=None)
 
 
 def _cold(seat: _Seat) -> bool:

@@ -15,7 +15,7 @@ from schemas.control import Pause
 from schemas.ids import ANY_MODEL
 from schemas.standing import Why
 from schemas.subjects import Lane
-from services.scheduling.estimates import Estimates, after, runs_as
+from services.scheduling.estimates import Estimates, after, again_s, copies, runs_as
 from services.scheduling.situation import Gpu
 
 
@@ -43,7 +43,7 @@ class Moment(Struct, frozen=True, kw_only=True, dict=True):
 
     def why(self, lane: Lane, tenant: str, due_s: float = 0.0) -> Why:
         """Say what holds a task back that may start in ``due_s``."""
-        if control.paused(self.pauses, lane.kind, lane.model):
+        if self.pauses and control.paused(self.pauses, lane.kind, lane.model):
             return Why.PAUSED
         if not any(lane.model == ANY_MODEL or lane.model in gpu.models for gpu in self.gpus):
             return Why.NO_BACKEND
@@ -75,10 +75,11 @@ class Run(NamedTuple):
 
 
 class _Offer(NamedTuple):
-    """What a GPU makes of a model, the way it is loaded then."""
+    """What a GPU makes of a model, the way it is loaded then; ``lost_s``: what the load costs others."""
 
     own_model: str
     load_s: float
+    lost_s: float
     per_unit_s: float
 
 
@@ -102,6 +103,7 @@ class Slots:
         self._free = free
         self._warm = warm
         self._tenants = tenants
+        self._copies = copies(warm)
         self._offers: list[dict[str, _Offer | None]] = [{} for _ in warm]
 
     @classmethod
@@ -133,7 +135,9 @@ class Slots:
         if self._warm[index][:1] != (offer.own_model,):
             keeps = self._moment.gpus[index].keeps
             self._warm[index] = after(self._warm[index], offer.own_model, keeps)
-            self._offers[index].clear()
+            self._copies = copies(self._warm)
+            for offers in self._offers:
+                offers.clear()
         self._take(tenant, run.end_s)
         return run
 
@@ -143,7 +147,7 @@ class Slots:
         return due_s if cap is None or len(ends) < cap else max(due_s, ends[0])
 
     def _soonest(self, model: str, units: float, ready_s: float) -> _Place | None:
-        best: tuple[float, int, _Offer, float] | None = None
+        best: tuple[float, int, _Offer, Run] | None = None
         for index, free in enumerate(self._free):
             offers = self._offers[index]
             offer = offers[model] if model in offers else self._offer(index, model)
@@ -151,18 +155,18 @@ class Slots:
                 continue
             start_s = max(free[0], ready_s)
             end_s = start_s + offer.load_s + units * offer.per_unit_s
-            if best is None or end_s < best[0]:
-                best = (end_s, index, offer, start_s)
-        return _Place(best[1], best[2], Run(best[3], best[0])) if best else None
+            if best is None or end_s + offer.lost_s < best[0]:
+                best = (end_s + offer.lost_s, index, offer, Run(start_s, end_s))
+        return _Place(*best[1:]) if best else None
 
     def _offer(self, index: int, model: str) -> _Offer | None:
         gpu, warm, estimates = self._moment.gpus[index], self._warm[index], self._moment.estimates
         own = runs_as(gpu, model, warm)
-        made = (
-            None
-            if own is None
-            else _Offer(own, estimates.load_s(gpu, own, warm), estimates.run_s(gpu, own, 1.0))
-        )
+        made = None
+        if own is not None:
+            load_s = estimates.load_s(gpu, own, warm)
+            lost_s = again_s(gpu, load_s, warm, self._copies)
+            made = _Offer(own, load_s, lost_s, estimates.run_s(gpu, own, 1.0))
         self._offers[index][model] = made
         return made
 

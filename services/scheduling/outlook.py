@@ -125,13 +125,16 @@ class Outlook:
             self._starts_s[whose] = min(run.start_s, self._starts_s.get(whose, run.start_s))
         return seconds
 
-    def end_s(self, task: Waiting, position: int | None = None) -> float | None:
-        """Foretell the end of a task, None where nobody can tell.
+    def foretold(self, task: Waiting, position: int | None = None) -> tuple[Why, float | None]:
+        """Say what holds a task back, and when it should end, None where nobody can tell.
 
         One that was not laid out is new, or far behind; its ``position`` says how far.
         """
-        if not self.moment.foretells or self.moment.why(task.lane, task.tenant) not in _IN_REACH:
-            return None
+        why = self.moment.why(task.lane, task.tenant, task.due_s)
+        reachable = self.moment.foretells and why in _IN_REACH
+        return why, self._end_s(task, position) if reachable else None
+
+    def _end_s(self, task: Waiting, position: int | None) -> float | None:
         run = self.runs.get(task.number)
         if run is not None:
             return run.end_s

@@ -3,6 +3,7 @@
 import signal
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ async def told(cluster: Cluster, task_id: TaskId, event: str, times: int = 1) ->
     await eventually(look, f"{event}, {times} times")
 
 
-async def begun(cluster: Cluster, gpu: Gpu, **members: object) -> tuple[TaskId, Process]:
+async def begun(cluster: Cluster, gpu: Gpu, **members: Any) -> tuple[TaskId, Process]:  # Any: JSON
     """Start the first dispatcher, and have it begin a job that does not end by itself."""
     await cluster.start("projector", "api")
     [dispatcher] = await cluster.start("dispatcher-1")

@@ -8,7 +8,7 @@ from schemas.events import TaskDone
 from schemas.ids import TaskId
 from services.gpusim.model import Fault, ProfileName
 from tests.acceptance.conftest import MakeCluster
-from tests.cluster import Cluster, Process, eventually, types
+from tests.cluster import Cluster, Json, Process, eventually, types
 from tests.gpu import Gpu
 from tests.history import end, histories
 
@@ -18,7 +18,14 @@ PROFILES = (ProfileName.SDCPP, ProfileName.OPENAI, ProfileName.A1111, ProfileNam
 SDCPP, OPENAI, A1111, COMFYUI = (f"image-{number}" for number, _ in enumerate(PROFILES, 1))
 RESUMED = (SDCPP, COMFYUI)
 DISPATCHERS = ("dispatcher-1", "dispatcher-2", "dispatcher-3")
-PATIENT = {"lease_s": 2, "retry_base_s": 0.05, "retry_cap_s": 0.2, "max_attempts": 20}
+PATIENT = {
+    "lease_s": 2,
+    "retry_base_s": 0.05,
+    "retry_cap_s": 0.2,
+    "max_attempts": 20,
+    "circuit_open_s": 0.5,
+    "probe_idle_s": 60,  # what breaks is looked at by itself, and not because its turn has come
+}
 
 
 class Fleet:
@@ -31,8 +38,8 @@ class Fleet:
 
     async def submit(self, *backends: str | None) -> list[TaskId]:
         """Submit a task for each; None: for whichever GPU it comes to."""
-        named = [{} if backend is None else {"backend": backend} for backend in backends]
-        ids = [await self.cluster.submit(f"a fox for {backend}", **backend) for backend in named]
+        named: list[Json] = [{"backend": backend} if backend else {} for backend in backends]
+        ids = [await self.cluster.submit(**members) for members in named]
         self.accepted += ids
         return ids
 
@@ -50,6 +57,18 @@ class Fleet:
             return all(each.running == running for each in stats)
 
         await eventually(look, f"{running} at work on each of {names}")
+
+    async def some_at_work(self, *names: str) -> None:
+        async def look() -> bool:
+            return any([(await self.gpus[name].stats()).running for name in names or self.gpus])
+
+        await eventually(look, "some GPU works")
+
+    async def crashed(self) -> None:
+        async def look() -> bool:
+            return all(gpu.lives > 1 for gpu in self.gpus.values())
+
+        await eventually(look, "every GPU has crashed")
 
     async def attached(self, task_ids: Sequence[TaskId], times: int = 1) -> None:
         """Wait until the log has the ids by which these attempts can be found again."""
@@ -109,16 +128,16 @@ async def begin(made: Fleet, *dispatchers: str) -> list[Process]:
 
 
 async def test_jobs_that_fail_in_every_way_are_made_again(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(**PATIENT, circuit_open_s=0.5, unknown_run_s=1)
+    cluster = make_cluster(**PATIENT, unknown_run_s=1, balancing_image="round_robin")
     made = await fleet(cluster, step_ms=10.0)
     await begin(made, *DISPATCHERS)
     for mode in (Fault.HTTP500, Fault.OOM, Fault.GARBAGE, Fault.BUSY):
         await made.script(mode, *made.gpus)
     await made.script(Fault.SLOW, *made.gpus, seconds=0.3)
-    tasks = await made.submit(*[*made.gpus] * 6)
+    tasks = await made.submit(*[None] * 32)
     await asyncio.gather(*(cluster.finished(task_id) for task_id in tasks))
     await made.script(Fault.REFUSE, *made.gpus, seconds=0.5)
-    tasks += await made.submit(*[None] * 12)
+    tasks += await made.submit(*[None] * 8)
 
     await made.ends_well()
 
@@ -133,9 +152,138 @@ async def test_gpus_that_crash_at_their_work_come_back_to_one_job_at_a_time(
     made = await fleet(cluster, step_ms=10.0, startup_s=0.3)
     await begin(made, *DISPATCHERS)
     await made.script(Fault.CRASH, *made.gpus)
-    tasks = await made.submit(*made.gpus, *[None] * 20)
+    tasks = await made.submit(*made.gpus, *[None] * 12)
+    await asyncio.gather(*(cluster.finished(task_id) for task_id in tasks))
+    await made.shown("up", *made.gpus)
+    tasks += await made.submit(*made.gpus)
 
     await made.ends_well()
 
     await made.done(tasks)
-    assert {(await gpu.stats()).jobs.received > 1 for gpu in made.gpus.values()} == {True}
+    assert [gpu.lives for gpu in made.gpus.values()] == [2] * len(PROFILES)
+
+
+async def test_a_gpu_that_hangs_gets_nothing_more_until_it_is_free_whoever_gave_up_on_it(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster(**PATIENT, stuck_after_s=0.5)
+    made = await fleet(cluster, step_ms=10.0)
+    await begin(made, *DISPATCHERS)
+    await made.script(Fault.HANG, *made.gpus)
+    hung = await made.submit(*made.gpus)
+    await made.at_work(*made.gpus)
+    for task_id in hung:
+        _, answer = await cluster.ask("POST", f"/api/v1/tasks/{task_id}/cancel")
+        assert answer["outcome"] == "CANCELLED"
+    later = await made.submit(*made.gpus, *[None] * 8)
+    await made.shown("stuck", *made.gpus)
+    assert [(await gpu.stats()).jobs.received for gpu in made.gpus.values()] == [1] * len(PROFILES)
+    await made.clear()
+
+    await made.ends_well()
+
+    await made.done(later)
+
+
+async def test_dispatchers_that_are_killed_at_work_leave_nothing_undone_and_nothing_twice(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster(**PATIENT, unknown_run_s=4)
+    made = await fleet(cluster, step_ms=20.0)
+    dispatchers = await begin(made, *DISPATCHERS)
+    # A request that outlives its dispatcher ends by itself, since nobody could tell that it has.
+    await made.script(Fault.HANG, OPENAI, A1111, seconds=3)
+    await made.script(Fault.HANG, *RESUMED)
+    hung = await made.submit(*made.gpus)
+    await made.at_work(*made.gpus)
+    resumed = [task_id for name, task_id in zip(made.gpus, hung, strict=True) if name in RESUMED]
+    await made.attached(resumed)
+    for dispatcher in dispatchers:
+        dispatcher.kill()
+    later = await made.submit(*made.gpus, *[None] * 8)
+    others = await begin(made, "dispatcher-4", "dispatcher-5", "dispatcher-6")
+    await made.attached(resumed, times=2)
+    await made.clear()
+    await asyncio.gather(*(cluster.finished(task_id) for task_id in later))
+    later += await made.submit(*[None] * 16)
+    await made.some_at_work()
+    others[0].kill()
+    await cluster.start("dispatcher-7")
+
+    await made.ends_well()
+
+    await made.done([*hung, *later])
+
+
+async def test_dispatchers_that_freeze_at_work_and_wake_up_overbook_nothing(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster(**PATIENT, unknown_run_s=4)
+    made = await fleet(cluster, step_ms=20.0)
+    sleepers = await begin(made, *DISPATCHERS)
+    await made.script(Fault.HANG, OPENAI, A1111, seconds=3)
+    await made.script(Fault.HANG, *RESUMED)
+    hung = await made.submit(*made.gpus)
+    await made.at_work(*made.gpus)
+    resumed = [task_id for name, task_id in zip(made.gpus, hung, strict=True) if name in RESUMED]
+    await made.attached(resumed)
+    for sleeper in sleepers:
+        sleeper.freeze()
+    later = await made.submit(*made.gpus, *[None] * 8)
+    await cluster.start("dispatcher-4", "dispatcher-5")
+    await made.attached(resumed, times=2)
+    await made.at_work(OPENAI, A1111, running=0)
+    for sleeper in sleepers:
+        sleeper.wake()
+    await made.clear()
+    later += await made.submit(*[None] * 12)
+
+    await made.ends_well()
+
+    await made.done([*hung, *later])
+
+
+async def test_an_outage_longer_than_a_lease_takes_no_gpu_from_who_works_on_it(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster(**PATIENT, unknown_run_s=1)
+    made = await fleet(cluster, step_ms=20.0)
+    await begin(made, *DISPATCHERS)
+    long = PATIENT["lease_s"] * 1.5
+    await made.script(Fault.HANG, OPENAI, A1111, seconds=long)
+    await made.script(Fault.HANG, *RESUMED)
+    tasks = await made.submit(*made.gpus, *made.gpus, *[None] * 8)
+    await made.at_work(*made.gpus)
+    cluster.nats.kill()
+    await made.at_work(OPENAI, A1111, running=0)
+    cluster.nats.start()
+    await made.some_at_work(OPENAI, A1111)
+    await made.clear()
+
+    await made.ends_well()
+
+    await made.done(tasks)
+
+
+async def test_a_gpu_of_two_slots_never_has_three_jobs(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(**PATIENT, unknown_run_s=1)
+    profiles = (ProfileName.SDCPP, ProfileName.SDCPP)
+    made = await fleet(cluster, *profiles, query="?slots=2", step_ms=20.0)
+    first, *_ = await begin(made, *DISPATCHERS)
+    await made.script(Fault.HANG, *made.gpus)
+    tasks = await made.submit(*made.gpus, *made.gpus)
+    await made.attached(tasks)
+    tasks += await made.submit(*[None] * 12)
+    first.freeze()
+    await cluster.start("dispatcher-4")
+    await made.clear()
+    for mode in (Fault.HTTP500, Fault.CRASH):
+        await made.script(mode, *made.gpus)
+    tasks += await made.submit(*made.gpus)
+    await made.crashed()
+    first.wake()
+
+    await made.ends_well(slots=2)
+
+    await made.done(tasks)
+    assert max([(await gpu.stats()).max_waiting for gpu in made.gpus.values()]) == 2

@@ -123,6 +123,21 @@ async def test_a_task_that_names_a_backend_waits_for_it_while_others_are_free(
     assert problem["allowed"] == ["image-1", "image-2", "image-3"]
 
 
+async def test_what_an_instance_can_do_is_another_name_of_its_model(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster()
+    for n, models in enumerate(("qwen", "qwen,qwen-4k=qwen"), 1):
+        await cluster.gpu(
+            f"IMAGE_GEN_URL_{n}", f"?models={models}", profile=ProfileName.OPENAI, models=("qwen",)
+        )
+    await cluster.up()
+    ids = [await cluster.submit(f"fox {n}", model="qwen-4k") for n in range(3)]
+    documents = [await cluster.finished(task_id) for task_id in ids]
+    starts = [(await started(cluster, document))[-1] for document in documents]
+
+    assert {start["backend"] for start in starts} == {"image-2"}
+    assert {start["model"] for start in starts} == {"qwen"}, "the server is asked by its own name"
+
+
 async def test_a_user_s_tasks_go_to_the_same_backend_while_it_is_free(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(balancing_image="user_affinity")
     for number in (1, 2, 3):

@@ -21,6 +21,7 @@ from schemas.requests import Kind
 from schemas.subjects import BACKENDS, CONTROL, FLEET, LEASES, Address, lease_key
 from services import clock
 from services.bus.buckets import Bucket
+from services.scheduling.outlook import MOST
 from tests.api import Json, Rig, eventually, running, settings_for
 from tests.builders import LANE, image
 from tests.nats import NatsServer
@@ -349,11 +350,13 @@ async def test_the_place_in_a_long_line_is_found_without_counting_it(
 ) -> None:
     async with running(settings_for(nats_server, tmp_path)) as rig:
         await equip(rig)
-        ids = [clock.new_task_id() for _ in range(MOST_COUNTED + 20)]
+        ids = [clock.new_task_id() for _ in range(MOST + 20)]
         for task_id in ids:
             event = TaskSubmitted(submission=image(deadline=None, start_deadline=None))
             await rig.tasklog.append(Address(LANE, task_id), event, expected=0, patience_s=5)
         far = await stands(rig, ids[-1], len(ids), "waiting_for_slot", foretold=True)
+        for number in (1, MOST_COUNTED - 1, MOST_COUNTED, MOST_COUNTED + 1, MOST, MOST + 1):
+            await stands(rig, ids[number - 1], number, "waiting_for_slot", foretold=True)
         near = await stands(rig, ids[0], 1, "waiting_for_slot", foretold=True)
         assert seconds_from(datetime.fromisoformat(near["eta_at"]), far) == pytest.approx(
             (len(ids) - 1) * RUNS_S, rel=0.05

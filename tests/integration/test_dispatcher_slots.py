@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
-from datetime import timedelta
-from typing import cast
 
 import aiohttp
-import pytest
 from msgspec.structs import replace
 
+from schemas.errors import UnavailableError
 from schemas.events import TaskAttached, TaskCancelled, TaskStarted, TaskSubmitted
 from schemas.ids import BackendId, TaskId
 from schemas.lease import Claim, Lease
@@ -20,22 +19,21 @@ from services import clock
 from services.artifacts import ArtifactStore
 from services.bus.connection import Bus
 from services.bus.tasklog import Found, TaskLog
-from services.bus.tickets import Away, Ticket
 from services.dispatcher.desk import Desk
 from services.dispatcher.execution import Execution
 from services.dispatcher.fleet import Fleet
-from services.dispatcher.instances import Instance, Slot
+from services.dispatcher.instances import Instance
 from services.dispatcher.policies.health import Limits
 from services.dispatcher.recording import Recorder
 from services.dispatcher.registry import Registry
 from services.dispatcher.seating import Seating
 from services.init.main import prepare
-from services.leases import Leases
+from services.leases import Held, Leases
 from services.process import background
 from services.settings import Settings
 from tests.builders import picture
 from tests.cluster import eventually
-from tests.fakes import HOLD, FakeAdapter, FakeCall
+from tests.fakes import HOLD, FakeAdapter
 from tests.nats import NatsServer
 
 SETTINGS = Settings(artifact_gib=1, unknown_run_s=600)
@@ -113,9 +111,11 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def bench(bus: Bus, kind: type[Leases] = Leases, lease_s: float = 60) -> AsyncIterator[Bench]:
+async def bench(
+    bus: Bus, kind: type[Leases] = Leases, lease_s: float = 30, name: str = "test"
+) -> AsyncIterator[Bench]:
     await prepare(bus, SETTINGS)
-    leases = kind(bus, "test", lease_s)
+    leases = kind(bus, name, lease_s)
     async with aiohttp.ClientSession() as http, background(leases.follow()):
         await leases.known.wait()
         yield Bench(bus, http, leases)
@@ -178,10 +178,105 @@ async def test_a_lease_that_is_no_longer_trusted_is_not_kept_by_who_cannot_have_
 
         await eventually(doubtful, "too old to be trusted, too young to be taken")
         assert not await it.seating.lease(it.slot)
-        keeping = asyncio.create_task(it.leases.keep())
 
-        async def stale() -> bool:
-            return it.leases.claim(KEY) is Claim.STALE
+        async def left_alone() -> bool:
+            return asyncio.get_running_loop().time() - held.renewed_at > 2 * it.leases.lease_s
 
-        await eventually(stale, "nobody renews it", 5)
-        keeping.cancel()
+        async with background(it.leases.keep()):
+            await eventually(left_alone, "nobody renews it", 5)
+        assert it.leases.claim(KEY) is Claim.STALE
+
+
+async def test_who_holds_a_lease_says_so_again_to_a_server_that_has_forgotten_it(
+    bus: Bus, nats_server: NatsServer
+) -> None:
+    async with bench(bus, lease_s=3) as it:
+        async with forgotten(bus, nats_server):
+            held = await settled(it.leases)
+        assert await held.write(held.lease)
+
+        async with bench(bus, name="other") as other:
+            assert other.leases.claim(KEY) is Claim.HELD
+
+
+async def test_nothing_is_taken_after_an_outage_before_its_holder_can_have_said_so_again(
+    bus: Bus, nats_server: NatsServer
+) -> None:
+    async with bench(bus) as it:
+        async with forgotten(bus, nats_server):
+            await it.leases.put(KEY, Lease(holder="another"), 0)
+        assert it.leases.claim(KEY) is Claim.HELD
+        assert it.leases.claim(lease_key(GPU.name, 1)) is Claim.HELD
+
+
+async def test_no_slot_is_lost_by_a_lease_that_the_server_has_forgotten(
+    bus: Bus, nats_server: NatsServer
+) -> None:
+    async with bench(bus, lease_s=1) as it:
+        async with forgotten(bus, nats_server):
+            held = await settled(it.leases)
+            await held.write(held.lease)
+            it.leases.forget(held)
+
+        async def taken() -> bool:
+            return await it.leases.take(KEY, Lease(since=clock.now())) is not None
+
+        await eventually(taken, "it is taken again", 10)
+
+
+async def test_a_lease_that_is_renewed_at_a_revision_used_before_is_not_taken_for_stale(
+    bus: Bus, nats_server: NatsServer
+) -> None:
+    async with bench(bus, lease_s=1) as it, bench(bus, lease_s=1, name="other") as other:
+        async with forgotten(bus, nats_server):
+            held = await settled(it.leases)
+            await held.write(held.lease)
+
+            async def known() -> bool:
+                seen = other.leases.sighting(KEY)
+                return seen is not None and seen.revision == held.revision
+
+            await eventually(known, "the other knows that revision", 5)
+            forgotten_at = held.revision
+        await held.write(held.lease)
+        assert held.revision < forgotten_at
+
+        async def up_to_date() -> bool:
+            seen = other.leases.sighting(KEY)
+            return seen is not None and seen.revision == held.revision
+
+        await eventually(up_to_date, "the other follows", 5)
+
+
+async def settled(leases: Leases) -> Held:
+    """Take the lease, as soon as that may be done after an outage."""
+
+    async def take() -> Held | None:
+        return await leases.take(KEY, Lease(since=clock.now()))
+
+    return await eventually(take, "it is taken", 30)
+
+
+@contextlib.asynccontextmanager
+async def forgotten(bus: Bus, server: NatsServer) -> AsyncIterator[None]:
+    """Have the server forget what is written in the block, as if it had been told just before a kill."""
+    store, kept = server.folder / "jetstream", server.folder / "kept"
+    server.kill()
+    shutil.copytree(store, kept)
+    server.start()
+    await reconnected(bus)
+    yield
+    server.kill()
+    shutil.rmtree(store)
+    kept.rename(store)
+    server.start()
+    await reconnected(bus)
+
+
+async def reconnected(bus: Bus) -> None:
+    async def answers() -> bool:
+        with contextlib.suppress(UnavailableError):
+            return bool(await bus.api("STREAM.INFO.KV_LEASES", timeout_s=0.5))
+        return False
+
+    await eventually(answers, "the server is back", 20)

@@ -115,9 +115,28 @@ def test_a_task_goes_where_it_ends_first() -> None:
 
 
 def test_a_slot_stays_idle_for_a_warm_one_about_to_be_free() -> None:
-    cold = gpu("cold", warm=("y",))
+    cold = gpu("cold", warm=("y",), keeps=2)
     assert where([line()], [cold, gpu("warm", 19.0)]) is None
     assert where([line()], [cold, gpu("warm", 21.0)]) == "cold"
+
+
+def test_a_load_costs_as_much_again_where_it_pushes_out_a_model_loaded_nowhere_else() -> None:
+    full = gpu("full", warm=("y",))
+    assert where([line()], [full, gpu("warm", 39.0)]) is None
+    found = chosen([line()], [full, gpu("warm", 41.0)])
+    assert found is not None
+    assert (found.backend, found.seconds) == ("full", 30.0)
+
+
+def test_a_model_that_is_loaded_elsewhere_is_missed_less() -> None:
+    full = gpu("full", warm=("y",))
+    others = [gpu("elsewhere", 100.0, warm=("y",))]
+    assert where([line()], [full, gpu("warm", 29.0), *others]) is None
+    assert where([line()], [full, gpu("warm", 31.0), *others]) == "full"
+
+
+def test_a_model_is_loaded_where_there_is_room_rather_than_in_place_of_another() -> None:
+    assert where([line()], [gpu("a", warm=("y",)), gpu("b", warm=("y",), keeps=2)]) == "b"
 
 
 def test_a_slot_stays_idle_for_a_faster_one_about_to_be_free() -> None:
@@ -127,7 +146,7 @@ def test_a_slot_stays_idle_for_a_faster_one_about_to_be_free() -> None:
 
 
 def test_a_cold_model_is_loaded_once_its_warm_gpus_have_more_to_do_than_the_load() -> None:
-    gpus = [gpu("cold", warm=("y",)), gpu("warm", 5.0)]
+    gpus = [gpu("cold", warm=("y",), keeps=2), gpu("warm", 5.0)]
     assert where([line(waiting=2)], gpus) is None
     assert where([line(waiting=3)], gpus) == "cold"
 
@@ -161,13 +180,13 @@ def test_equal_gpus_take_turns() -> None:
 
 
 def test_a_decision_shows_all_that_could_have_run_it_the_best_first() -> None:
-    found = chosen([line()], [gpu("a", warm=("y",)), gpu("b"), gpu("c", 40.0)])
+    found = chosen([line()], [gpu("a", warm=("y",)), gpu("b"), gpu("c", 45.0)])
     assert found is not None
     assert found.decision.reason == "ends first there"
     assert found.decision.candidates == (
         Candidate(backend=BackendId("b"), score=10.0),
-        Candidate(backend=BackendId("a"), score=30.0, cold=True),
-        Candidate(backend=BackendId("c"), score=50.0, free=False),
+        Candidate(backend=BackendId("a"), score=50.0, cold=True),
+        Candidate(backend=BackendId("c"), score=55.0, free=False),
     )
 
 
