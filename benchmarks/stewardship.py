@@ -29,7 +29,7 @@ BESIDE: Final = "round_robin"
 TIMES_BETTER: Final = 2.0
 MODEL_LOAD_S: Final = 15.0
 """What Taskfold takes for a load until it has seen one, before it is sped up."""
-WARM_UP: Final = 60
+WARM_UP: Final = 80
 WARM_UP_SEED: Final = 100
 SHORT_TASKS: Final = 100
 LONG_TASKS: Final = 200
@@ -73,25 +73,30 @@ async def _days(bench: Bench, policy: str, seeds: Sequence[int], tasks: int) -> 
     ) as rig:
         controls = await unequal_gpus(rig, FASTER)
         await rig.start("projector", "dispatcher", "api")
-        await play(rig, unequal(LOADS[0], WARM_UP, WARM_UP_SEED, FASTER))
+        if policy == DEFAULT:  # the others do not look at what has been learned
+            await play(rig, unequal(LOADS[0], WARM_UP, WARM_UP_SEED, FASTER))
         return [await _day(rig, controls, policy, load, seeds, tasks) for load in LOADS]
 
 
 async def _day(
     rig: Rig, controls: Sequence[Control], policy: str, load: float, seeds: Sequence[int], tasks: int
 ) -> Day:
-    before = await _stats(controls)
-    runs: list[list[Seen]] = [await play(rig, unequal(load, tasks, seed, FASTER)) for seed in seeds]
-    after = await _stats(controls)
+    first = before = await _stats(controls)
+    runs: list[list[Seen]] = []
+    simulated = []
+    for seed in seeds:
+        runs.append(await play(rig, unequal(load, tasks, seed, FASTER)))
+        simulated.append(_simulated(policy, load, tasks, seed, before))
+        before = await _stats(controls)
     return Day(
         policy=policy,
         load=load,
         totals_s=[[task.total_s * FASTER for task in run] for run in runs],
         busy=tuple(
-            (b.busy_s - a.busy_s) / (b.since_s - a.since_s) for a, b in zip(before, after, strict=True)
+            (b.busy_s - a.busy_s) / (b.since_s - a.since_s) for a, b in zip(first, before, strict=True)
         ),
-        loads=sum(b.loads - a.loads for a, b in zip(before, after, strict=True)),
-        simulated=[_simulated(policy, load, tasks, seed) for seed in seeds],
+        loads=sum(b.loads - a.loads for a, b in zip(first, before, strict=True)),
+        simulated=simulated,
     )
 
 
@@ -129,13 +134,20 @@ def unequal(load: float, tasks: int, seed: int, faster: float) -> list[Coming]:
     ]
 
 
-def _simulated(policy: str, load: float, tasks: int, seed: int) -> Outcome:
-    """Replay the same tasks where Taskfold takes no time, at the true speed."""
+def _simulated(policy: str, load: float, tasks: int, seed: int, before: Sequence[Stats]) -> Outcome:
+    """Replay the same tasks, not sped up, where Taskfold takes no time; the same models are loaded.
+
+    The speeds of the GPUs have to be learned.
+    """
+    machines = [
+        replace(machine, warm=stats.loaded)
+        for machine, stats in zip(unequal_machines(), before, strict=True)
+    ]
     arrivals = (
         replace(arrival, units=steps(arrival.factor) / STEPS, factor=1.0)
         for arrival in unequal_arrivals(load, tasks, seed)
     )
-    return simulate(arrivals, unequal_machines(), policy, Turns(), model_load_s=MODEL_LOAD_S)
+    return simulate(arrivals, machines, policy, Turns(), model_load_s=MODEL_LOAD_S)
 
 
 async def _stats(controls: Sequence[Control]) -> list[Stats]:
@@ -164,7 +176,7 @@ def _notes(day: Day, better: float) -> list[str]:
         f"p50 {each.total.p50:.1f}, p95 {each.total.p95:.1f} s, {each.loads} loads"
         for each in day.simulated
     )
-    notes = [f"{spent}; {day.loads} loads of models", f"simulated: {runs}"]
+    notes = [f"{spent}; {day.loads} loads of models", f"simulated, speeds not known before: {runs}"]
     if day.policy == DEFAULT:
         notes += [
             f"p95 {better:.1f} times better than {BESIDE}",

@@ -23,6 +23,7 @@ log = structlog.get_logger()
 
 _RENEWALS: Final = 3
 _MARGIN: Final = 0.9
+_PAUSE_S: Final = 0.25
 
 
 class Held:
@@ -62,6 +63,13 @@ class Held:
                 return False
             self.lease, self.revision, self.renewed_at = lease, revision, asked_at
             return True
+
+    async def assured(self) -> bool:
+        """Wait, through an outage, until it is good for sure; False when somebody else holds it."""
+        while not self.valid and not self.lost:
+            await self.renew()
+            await asyncio.sleep(_PAUSE_S)
+        return not self.lost
 
     async def renew(self) -> None:
         await self.write(self.lease)
@@ -171,7 +179,7 @@ class Leases:
     def claim(self, key: str) -> Claim:
         """Say whether a lease may be taken now."""
         now = asyncio.get_running_loop().time()
-        if now < self._settled_at:
+        if now < self._settled_at or not self._watch.follower.current:
             return Claim.HELD
         return claim(
             self._seen.get(key), now=now, connected_since=self._bus.connected_since, lease_s=self.lease_s

@@ -14,6 +14,7 @@ from enum import Enum
 from PIL import Image
 
 from schemas.events import ErrorClass
+from schemas.ids import TaskId
 from schemas.requests import ImageRequest, Kind, SpeechRequest
 from services.dispatcher.backends import images, transcripts
 from services.dispatcher.backends.base import (
@@ -135,7 +136,7 @@ class FakeAdapter:
     async def probe(self, timeout_s: float) -> Health:  # noqa: ARG002 - the port's; a fake answers at once
         return self.health
 
-    async def idle(self, remote_id: str | None) -> bool | None:
+    async def idle(self, remote_id: str | None, task_id: TaskId | None = None) -> bool | None:  # noqa: ARG002 - the port's
         if isinstance(self.health, Refused):
             return True
         return None if remote_id is None else remote_id not in self._running

@@ -47,10 +47,12 @@ class Follower:
         self._consumer_sequence = 0
         self.caught_up = asyncio.Event()
         """Set once everything that was stored before has been given out."""
+        self.current = False
+        """The same of what was stored before the last outage, or whatever else made it start over."""
         bus.on_reconnect(self._restart)
 
     def _restart(self) -> None:
-        self._reset = True
+        self._reset, self.current = True, False
         self._arrived.set()
 
     async def batches(self) -> AsyncIterator[list[Stored]]:
@@ -90,12 +92,13 @@ class Follower:
             **where,
         }
         self._reset, self._buffer, self._asked, self._consumer_sequence = False, [], 0, 0
+        self.current = False
         info = await self._bus.api(
             f"CONSUMER.CREATE.{self._stream}.{consumer}.{self._subject}",
             {"stream_name": self._stream, "config": config, "action": "create"},
         )
         if info["num_pending"] == 0:
-            self.caught_up.set()
+            self._caught_up()
         return consumer
 
     async def _receive(self, message: Msg) -> None:
@@ -126,10 +129,14 @@ class Follower:
                 yield whole
                 if self._start is not None:
                     self._start = whole[-1].sequence + 1
-                if whole[-1].pending == 0:
-                    self.caught_up.set()
+                if whole[-1].pending == 0 and not self._reset:
+                    self._caught_up()
             if self._reset or len(whole) < len(batch):
                 return
+
+    def _caught_up(self) -> None:
+        self.current = True
+        self.caught_up.set()
 
     def _without_gap(self, batch: list[Stored]) -> list[Stored]:
         for index, stored in enumerate(batch):

@@ -53,7 +53,7 @@ async def drain_lost(instance: Instance, key: str, lost: Lease, settings: Settin
     until = _surely_ended_at(lost) or clock.now() + timedelta(seconds=settings.unknown_run_s)
     async with minded(instance, key, settings.stuck_after_s):
         while instance.adapter is not None:
-            idle = await instance.adapter.idle(lost.remote_id)
+            idle = await instance.adapter.idle(lost.remote_id, lost.task_id)
             rest_s = (until - clock.now()).total_seconds()
             if idle or (idle is None and rest_s <= 0):
                 return

@@ -151,7 +151,8 @@ class Execution:
         if adapter is None:
             raise AssertionError("what is called has an adapter")
         task_id = work.task.task_id
-        attending = Attending(adapter.call(attempt.job), attached=attempt.job.remote_id is not None)
+        job = replace(attempt.job, may_go_on=held.assured)
+        attending = Attending(adapter.call(job), attached=job.remote_id is not None)
         self.running[task_id] = attending
         try:
             await self._attend(work, held, attempt, attending)

@@ -40,6 +40,14 @@ async def told(cluster: Cluster, task_id: TaskId, event: str, times: int = 1) ->
     await eventually(look, f"{event}, {times} times")
 
 
+async def stuck(cluster: Cluster) -> None:
+    async def look() -> bool:
+        _, backend = await cluster.ask("GET", "/api/v1/backends/image-1")
+        return bool(backend["condition"] == "stuck")
+
+    await eventually(look, "the slot drains", 20)
+
+
 async def begun(cluster: Cluster, gpu: Gpu, **members: Any) -> tuple[TaskId, Process]:  # Any: JSON
     """Start the first dispatcher, and have it begin a job that does not end by itself."""
     await cluster.start("projector", "api")
@@ -87,12 +95,7 @@ async def test_a_cancel_while_no_dispatcher_lives_counts_at_once_and_its_gpu_is_
     assert (await cluster.document(task_id))["status"] == "CANCELLED"
     later = await cluster.submit("a blue whale")
     await cluster.start("dispatcher-2")
-
-    async def stuck() -> bool:
-        _, backend = await cluster.ask("GET", "/api/v1/backends/image-1")
-        return bool(backend["condition"] == "stuck")
-
-    await eventually(stuck, "the slot drains", 20)
+    await stuck(cluster)
     assert (await cluster.document(later))["status"] == "QUEUED"
     await gpu.clear()
 
@@ -180,14 +183,36 @@ async def test_a_request_that_was_handed_back_at_work_is_waited_for_by_the_next_
     assert await first.ended() == 0
     assert types(await cluster.history(task_id))[-1] == "requeued"
     await cluster.start("dispatcher-2")
-
-    async def stuck() -> bool:
-        _, backend = await cluster.ask("GET", "/api/v1/backends/image-1")
-        return bool(backend["condition"] == "stuck")
-
-    await eventually(stuck, "the slot drains", 20)
+    await stuck(cluster)
     assert (await cluster.document(task_id))["status"] == "QUEUED"
     await gpu.clear()
 
     assert (await cluster.finished(task_id))["status"] == "DONE"
+    assert (await gpu.stats()).max_waiting == 1
+
+
+async def test_a_dispatcher_that_lost_its_slot_between_two_pictures_does_not_ask_for_the_second(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster(lease_s=2, unknown_run_s=600, stuck_after_s=0.5, retry_base_s=0.1)
+    gpu = await cluster.gpu(URL, profile=ProfileName.A1111)
+    await cluster.start("projector", "api")
+    [sleeper] = await cluster.start("dispatcher-1")
+    await gpu.script(Fault.HANG)
+    task_id = await cluster.submit(n=2)
+    await at_work(gpu)
+    sleeper.freeze()
+    later = await cluster.submit("a blue whale")
+    await cluster.start("dispatcher-2")
+    await stuck(cluster)
+    await gpu.clear()
+    await gpu.script(Fault.HANG)
+    await cluster.reached(later, "RUNNING")
+    await at_work(gpu)
+    sleeper.wake()
+    await told(cluster, task_id, "attempt_failed")
+    await gpu.clear()
+
+    for each in (task_id, later):
+        assert (await cluster.finished(each))["status"] == "DONE"
     assert (await gpu.stats()).max_waiting == 1

@@ -192,8 +192,8 @@ async def test_dispatchers_that_are_killed_at_work_leave_nothing_undone_and_noth
     made = await fleet(cluster, step_ms=20.0)
     dispatchers = await begin(made, *DISPATCHERS)
     # A request that outlives its dispatcher ends by itself, since nobody could tell that it has.
-    await made.script(Fault.HANG, OPENAI, A1111, seconds=3)
-    await made.script(Fault.HANG, *RESUMED)
+    await made.script(Fault.HANG, OPENAI, seconds=3)
+    await made.script(Fault.HANG, A1111, *RESUMED)
     hung = await made.submit(*made.gpus)
     await made.at_work(*made.gpus)
     resumed = [task_id for name, task_id in zip(made.gpus, hung, strict=True) if name in RESUMED]
@@ -221,8 +221,8 @@ async def test_dispatchers_that_freeze_at_work_and_wake_up_overbook_nothing(
     cluster = make_cluster(**PATIENT, unknown_run_s=4)
     made = await fleet(cluster, step_ms=20.0)
     sleepers = await begin(made, *DISPATCHERS)
-    await made.script(Fault.HANG, OPENAI, A1111, seconds=3)
-    await made.script(Fault.HANG, *RESUMED)
+    await made.script(Fault.HANG, OPENAI, seconds=3)
+    await made.script(Fault.HANG, A1111, *RESUMED)
     hung = await made.submit(*made.gpus)
     await made.at_work(*made.gpus)
     resumed = [task_id for name, task_id in zip(made.gpus, hung, strict=True) if name in RESUMED]
@@ -232,7 +232,7 @@ async def test_dispatchers_that_freeze_at_work_and_wake_up_overbook_nothing(
     later = await made.submit(*made.gpus, *[None] * 8)
     await cluster.start("dispatcher-4", "dispatcher-5")
     await made.attached(resumed, times=2)
-    await made.at_work(OPENAI, A1111, running=0)
+    await made.at_work(OPENAI, running=0)
     for sleeper in sleepers:
         sleeper.wake()
     await made.clear()

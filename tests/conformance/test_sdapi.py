@@ -85,6 +85,43 @@ async def test_a_stop_spares_the_job_of_another_and_reaches_its_own_when_that_ru
     assert outcomes == [Outcome.DONE, Outcome.INTERRUPTED]
 
 
+async def test_a_lost_task_has_left_the_gpu_when_its_own_picture_is_done_whatever_else_runs(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with simulated(session, Protocol.SDAPI) as rig:
+        mine = job(rig)
+        other = replace(mine, task_id=TaskId("0199d4e8-7c1a-7000-8000-00000000000a"))
+        assert await rig.adapter.idle(None, mine.task_id) is True, "nothing runs"
+        async with asyncio.TaskGroup() as group:
+            await rig.hold()
+            first = group.create_task(finished(rig.adapter.call(mine)))
+            await rig.held()
+            assert await rig.adapter.idle(None, mine.task_id) is False
+            assert await rig.adapter.idle(None, other.task_id) is None, "it may not know of it"
+            await rig.hold()
+            second = group.create_task(finished(rig.adapter.call(other)))
+            await eventually(lambda: waits(rig))
+            assert await rig.adapter.idle(None, other.task_id) is False
+            await rig.release()
+            await first
+            await rig.held()
+            assert await rig.adapter.idle(None, mine.task_id) is True
+            await rig.release()
+            await second
+
+
+async def test_between_two_pictures_it_is_asked_whether_the_gpu_is_still_ours(
+    session: aiohttp.ClientSession,
+) -> None:
+    async def no() -> bool:
+        return False
+
+    async with simulated(session, Protocol.SDAPI) as rig:
+        ended = await failed(rig.adapter.call(replace(job(rig, n=3), may_go_on=no)))
+        assert ended.error.code == "lease_lost"
+        assert await rig.received() == 1
+
+
 async def waits(rig: SimulatorRig) -> bool:
     return (await rig.control.stats()).waiting == 1
 

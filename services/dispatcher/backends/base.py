@@ -5,7 +5,7 @@ client's timeout frees no GPU, so nothing here gives up waiting by itself; the c
 goes on reading.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -26,11 +26,16 @@ class Audio(Struct, frozen=True, kw_only=True):
     filename: str
 
 
+async def _always() -> bool:
+    return True
+
+
 class Job(Struct, frozen=True, kw_only=True):
     """One attempt as the backend needs it: ``request.seed`` is set, ``model`` in the backend's spelling.
 
     ``remote_id``: the attempt was begun by another dispatcher, and this is what the backend knows it by.
     A call then submits nothing and only reads how it ends; a backend that does not know the id has lost it.
+    ``may_go_on``: to be asked before each further request for GPU work; False when the slot is another's.
     """
 
     task_id: TaskId
@@ -40,6 +45,7 @@ class Job(Struct, frozen=True, kw_only=True):
     audio: Audio | None = None
     expected_s: float | None = None
     remote_id: str | None = None
+    may_go_on: Callable[[], Awaitable[bool]] = _always
 
 
 class Attached(Struct, frozen=True):
@@ -140,8 +146,8 @@ class Adapter(Protocol):
         """Ask cheaply how the instance is; raises nothing."""
         ...
 
-    async def idle(self, remote_id: str | None) -> bool | None:
-        """Say whether the attempt ``remote_id``, lost by another dispatcher, still holds the GPU.
+    async def idle(self, remote_id: str | None, task_id: TaskId | None = None) -> bool | None:
+        """Say whether the attempt ``remote_id`` of that task, lost by another dispatcher, has left the GPU.
 
         None where the protocol cannot say, which includes an id that is not known. Raises nothing.
         """

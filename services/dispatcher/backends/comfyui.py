@@ -12,6 +12,7 @@ from typing import Final
 import aiohttp
 
 from schemas.events import ErrorClass
+from schemas.ids import TaskId
 from schemas.registry import Backend
 from schemas.requests import ImageRequest
 from schemas.workflow import Workflow
@@ -80,7 +81,7 @@ class ComfyuiAdapter:
         known = isinstance(answer, Reply) and answer.status == OK
         return wire.choices(answer.body, workflow) if isinstance(answer, Reply) and known else ()
 
-    async def idle(self, remote_id: str | None) -> bool | None:
+    async def idle(self, remote_id: str | None, task_id: TaskId | None = None) -> bool | None:  # noqa: ARG002 - the port's; its ids are made of the attempt
         return wire.idle(await self._endpoint.get(wire.QUEUE, IDLE_TIMEOUT_S), remote_id)
 
 

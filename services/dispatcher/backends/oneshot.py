@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 
+from schemas.ids import TaskId
 from schemas.registry import Backend
 from services.dispatcher.backends import openai_health
 from services.dispatcher.backends.base import Failed, Finished, Health, Job, Report
@@ -65,7 +66,7 @@ class OneShotAdapter:
     async def probe(self, timeout_s: float) -> Health:
         return await openai_health.probe(self._endpoint, timeout_s)
 
-    async def idle(self, remote_id: str | None) -> bool | None:  # noqa: ARG002 - the port's; none is ever given out
+    async def idle(self, remote_id: str | None, task_id: TaskId | None = None) -> bool | None:  # noqa: ARG002 - the port's; no server has heard of either
         return await openai_health.idle(self._endpoint)
 
     async def attempt(self, job: Job) -> Finished | Failed:

@@ -12,6 +12,8 @@ from typing import Final
 
 import aiohttp
 
+from schemas.events import ErrorClass
+from schemas.ids import TaskId
 from schemas.registry import Backend
 from schemas.requests import ImageRequest
 from services.dispatcher.backends import images
@@ -25,6 +27,7 @@ from services.dispatcher.backends.base import (
     Progressed,
     Ready,
     Report,
+    failed,
 )
 from services.dispatcher.backends.classify import OK, Broken, cancelled, health, no_success, wrong_kind
 from services.dispatcher.backends.http import Endpoint
@@ -66,7 +69,12 @@ class SdapiAdapter:
             return health(models)
         return Ready(wire.checkpoints(models.body))
 
-    async def idle(self, remote_id: str | None) -> bool | None:  # noqa: ARG002 - the port's; none is ever given out
+    async def idle(self, remote_id: str | None, task_id: TaskId | None = None) -> bool | None:  # noqa: ARG002 - the port's; none is ever given out
+        if task_id is not None:
+            asked = {"id_task": task_id, "live_preview": False}
+            gone = wire.gone(await self._endpoint.post(wire.TASK, asked, IDLE_TIMEOUT_S))
+            if gone is not None:
+                return gone
         return wire.idle(await self._endpoint.get(wire.PROGRESS, IDLE_TIMEOUT_S))
 
 
@@ -100,6 +108,10 @@ class SdapiCall(OneShot):
             return wrong_kind()
         pictures: list[str | bytes] = []
         for self._number in range(request.n):
+            if self._number and not await self._job.may_go_on():
+                return failed(
+                    ErrorClass.LOST, "lease_lost", "the GPU was given to another between pictures"
+                )
             body = wire.body(request, self._job.model, self._job.task_id, self._number)
             answer = await self._endpoint.post(wire.TXT2IMG, body)
             if isinstance(answer, Broken) or answer.status != OK:

@@ -125,6 +125,16 @@ def runs(answer: Reply | Broken) -> bool | None:
     return standing.active
 
 
+def gone(answer: Reply | Broken) -> bool | None:
+    """Say whether the task that was asked for has left the GPU; None where the server does not know it."""
+    if isinstance(answer, Broken) or answer.status != OK:
+        return None
+    standing = decoded(answer.body, _Standing)
+    if standing is None or not (standing.active or standing.queued or standing.completed):
+        return None
+    return not (standing.active or standing.queued)
+
+
 def progressed(found: Seen, number: int, of: int) -> Progressed:
     """Say how far ``of`` pictures are while picture ``number`` is drawn."""
     fraction = (number + min(1.0, max(0.0, found.progress))) / of

@@ -11,6 +11,7 @@ from typing import Final
 
 import aiohttp
 
+from schemas.ids import TaskId
 from schemas.registry import Backend
 from schemas.requests import ImageRequest
 from services.dispatcher.backends import sdcpp_wire as wire
@@ -65,7 +66,7 @@ class SdcppAdapter:
         listed = await self._endpoint.get("/v1/models", timeout_s / 2)
         return Ready(models_listed(listed.body) if isinstance(listed, Reply) else ())
 
-    async def idle(self, remote_id: str | None) -> bool | None:
+    async def idle(self, remote_id: str | None, task_id: TaskId | None = None) -> bool | None:  # noqa: ARG002 - the port's; it never got that
         path = wire.CAPABILITIES if remote_id is None else wire.job_path(remote_id)
         free = wire.idle(await self._endpoint.get(path, IDLE_TIMEOUT_S))
         # Without an id, only a process that is gone tells anything.
