@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from services.bus.connection import Bus
+from services.gpusim import speech
 from tests.nats import NatsServer
+from tests.speech import recognizer
+
+
+@pytest.fixture(autouse=True)
+def _one_speech_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every simulated speech server in this process use the same real model."""
+    monkeypatch.setattr(speech, "load", recognizer)
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 The one rule: of a stored document and state only what is needed is decoded, since every read pays for it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -121,6 +122,18 @@ class First(NamedTuple):
     lineup: Lineup
     task_ids: Sequence[TaskId]
     numbers: Mapping[str, Sequence[int]]
+
+    def without(self, running: Container[TaskId]) -> "First":
+        """Leave out who is known to run, though the read model does not know it yet."""
+        every = zip(self.lineup.first, self.task_ids, strict=True)
+        left = [(task, task_id) for task, task_id in every if task_id not in running]
+        if len(left) == len(self.task_ids):
+            return self
+        counts = Counter(self.lineup.counts)
+        counts.subtract(Counter(task.lane.priority for task in self.lineup.first))
+        counts.update(task.lane.priority for task, _ in left)
+        lineup = replace(self.lineup, first=[task for task, _ in left], counts=counts)
+        return First(lineup, [task_id for _, task_id in left], self.numbers)
 
 
 async def first(model: ReadModel, kind: Kind, at: datetime) -> First:

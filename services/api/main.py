@@ -32,6 +32,7 @@ from services.api.known_models import KnownModels
 from services.api.lanes import Lanes
 from services.api.many import Selection
 from services.api.moments import Moments
+from services.api.onlooking import Onlooking
 from services.api.origins import Origins
 from services.api.outlook import Foresight
 from services.api.pausing import PauseRoutes
@@ -85,7 +86,7 @@ class Api:
             self.leases,
             now=clock.now,
             clock=asyncio.get_running_loop().time,
-            priorities=settings.priority,
+            onlooking=Onlooking(self.model, settings),
         )
         self.hub.tell(self.foresight.happened)
         silence = Silence(self.bus, self.registrar, self.models, self.leases, clock.now)

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Final
 
 from schemas.fleet import Circuit, Condition, Health, Learned
+from schemas.ids import TaskId
+from schemas.lease import Lease
 from schemas.registry import Backend, Wanted
 from schemas.requests import Kind
 from services.api.known_fleet import KnownFleet
@@ -53,6 +55,15 @@ class Moments:
                 model_load_s=self._settings.model_load_s,
             )
             for kind, found in gpus.items()
+        }
+
+    def running(self) -> Mapping[TaskId, Lease]:
+        """Give the lease of each task that runs or is about to, in all kinds."""
+        return {
+            lease.task_id: lease
+            for backend in self._models.backends()
+            for _, lease in self._leases.running(backend.name)
+            if lease.task_id
         }
 
 

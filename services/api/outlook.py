@@ -1,7 +1,7 @@
-"""Where tasks stand that have not ended, foretold anew every second while anybody wants to know.
+"""Where tasks stand that have not ended, foretold anew again and again while anybody wants to know.
 
 The one rule: a position is counted as it is read; the future is laid out beside the reads, a little at a
-time, so that no read waits for it.
+time, so that no read waits for it. Only who has just come to a short line is laid out as he asks.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import structlog
 from msgspec import Struct
 
 from schemas import readmodel
+from schemas.ids import TaskId
 from schemas.requests import Instant, Kind, Priority
 from schemas.standing import Standing, Why, standing
 from schemas.subjects import Lane
@@ -24,21 +25,21 @@ from services.api import in_line
 from services.api.hub import FINAL_TYPES
 from services.api.in_line import Facts, First
 from services.api.moments import Moments
+from services.api.onlooking import Onlooking
 from services.api.queries import ReadModel, ReadModelAwayError, Row
 from services.leases import Leases
-from services.scheduling.fairness import Priorities
 from services.scheduling.hindsight import EtaError, Hindsight
 from services.scheduling.outlook import Outlook, Waiting
 from services.scheduling.rest import still_s
 
 log = structlog.get_logger()
 
-EVERY_S: Final = 1.0
+EVERY_S: Final = 0.2
 _REST: Final = 20  # so many times as long as it took: never more than a twentieth of a core
-_STALE_S: Final = 3.0
+_STALE_S: Final = 0.5
 _PATIENCE_S: Final = 0.25
 _AT_ONCE: Final = 20
-_SOON: Final = timedelta(seconds=1)
+_SECOND: Final = timedelta(seconds=1)
 _LONGEST_RETRY_S: Final = 60
 _IN_LINE: Final = frozenset({Status.QUEUED, Status.RETRYING})
 _QUEUEING: Final = frozenset({"task.submitted", "task.attempt_failed", "task.requeued"})
@@ -58,7 +59,7 @@ class _Look(Struct, frozen=True):
     """One look at everything; what is not known of a kind yet is not in it."""
 
     at: datetime
-    outlooks: Mapping[str, Outlook]
+    outlooks: dict[str, Outlook]
     numbers: Mapping[str, Mapping[str, Sequence[int]]]
     waiting: bool
 
@@ -77,14 +78,14 @@ class Foresight:
         *,
         now: Callable[[], datetime],
         clock: Callable[[], float],
-        priorities: Priorities,
+        onlooking: Onlooking,
     ) -> None:
         self._model = model
         self._moments = moments
         self._leases = leases
         self._now = now
         self._clock = clock
-        self._priorities = priorities
+        self._onlooking = onlooking
         self._hindsight: Hindsight[Queue] = Hindsight()
         self._look: _Look | None = None
         self._fresh_until = -math.inf
@@ -98,7 +99,7 @@ class Foresight:
             self._wanted.clear()
             began = self._clock()
             try:
-                self._look = await self._looked(self._now())
+                self._look = await self._looked()
             except ReadModelAwayError:
                 self._look = None  # said already
             pause_s = max(EVERY_S, _REST * (self._clock() - began))
@@ -124,33 +125,32 @@ class Foresight:
             log.debug("outlook.late")
         return True
 
-    async def _looked(self, at: datetime) -> _Look:
+    async def _looked(self) -> _Look:
+        firsts = {kind: await in_line.first(self._model, kind, self._now()) for kind in Kind}
+        at, running = self._now(), self._moments.running()  # read last, so nobody who began since is missed
         moments = self._moments.now(at)
+        self._onlooking.look(running)
         outlooks: dict[str, Outlook] = {}
-        numbers: dict[str, Mapping[str, Sequence[int]]] = {}
-        waiting = False
-        for kind in Kind:
-            first = await in_line.first(self._model, kind, at)
-            numbers[kind] = first.numbers
-            waiting = waiting or bool(first.task_ids)
-            if kind not in moments:
-                continue
-            outlook = Outlook(moments[kind], first.lineup, self._priorities)
+        for kind, moment in moments.items():
+            first = firsts[Kind(kind)].without(running)
+            outlook = Outlook(moment, first.lineup, self._onlooking.of[kind])
             for _ in outlook.steps(_AT_ONCE):
                 await asyncio.sleep(0)
-            self._note(outlook, first, at)
+            self._note_all(outlook, first, at)
             outlooks[kind] = outlook
-        return _Look(at, outlooks, numbers, waiting)
+        numbers = {str(kind): first.numbers for kind, first in firsts.items()}
+        return _Look(at, outlooks, numbers, any(first.task_ids for first in firsts.values()))
 
-    def _note(self, outlook: Outlook, first: First, at: datetime) -> None:
-        """Keep in mind what is foretold, to see later how true it was."""
-        if not outlook.moment.foretells:
-            return
+    def _note_all(self, outlook: Outlook, first: First, at: datetime) -> None:
         for task, task_id in zip(first.lineup.first, first.task_ids, strict=True):
             run = outlook.runs.get(task.number)
             if run is not None:
-                asked_at = at.timestamp()
-                self._hindsight.note(task_id, _queue(task.lane), asked_at, asked_at + run.end_s)
+                self._note(outlook, task_id, task.lane, at, at + timedelta(seconds=run.end_s))
+
+    def _note(self, outlook: Outlook, task_id: TaskId, lane: Lane, now: datetime, end_at: datetime) -> None:
+        """Keep in mind what is foretold, to see later how true it was; a mere guess is not held to that."""
+        if outlook.moment.has_run(lane.model):
+            self._hindsight.note(task_id, _queue(lane), now.timestamp(), end_at.timestamp())
 
     def happened(self, row: Row) -> None:
         """Take in a row of ``events``: what was foretold has come, or somebody new is in line."""
@@ -187,13 +187,13 @@ class Foresight:
         look, outlook = self._look, self._outlook(task.lane.kind)
         if look is None or outlook is None:
             return Why.RETRY_DELAY if task.times.due_s(now) else Why.WAITING_FOR_SLOT, None
-        due_s = task.times.due_s(look.at)
-        waiting = Waiting(task.number, task.lane, task.tenant, task.units, due_s)
-        why, end_s = outlook.foretold(waiting, position)
+        waiting = Waiting(task.number, task.lane, task.tenant, task.units, task.times.due_s(look.at))
+        outlook = look.outlooks[task.lane.kind] = outlook.joined(waiting)
+        why, end_s = outlook.foretold(waiting, position, look.seconds(now))
         if end_s is None:
             return why, None
         end_at = look.at + timedelta(seconds=end_s)
-        self._hindsight.note(task.task_id, _queue(task.lane), now.timestamp(), end_at.timestamp())
+        self._note(outlook, task.task_id, task.lane, now, end_at)
         return why, end_at
 
     def _running(self, task: Facts) -> datetime | None:
@@ -223,11 +223,9 @@ class Foresight:
         if look is None or outlook is None or units is None:
             return None
         new = Waiting(0, Lane(*queue, Priority.NORMAL, 0), "", units)
-        end_s = outlook.end_behind_s(new)
-        if end_s is None:
-            return None
-        least_s = outlook.moment.run_s(queue[1], units) or 0.0
-        return round(max(least_s, end_s - look.seconds(self._now())), 1)
+        after_s = look.seconds(self._now())
+        end_s = outlook.end_behind_s(new, after_s=after_s)
+        return None if end_s is None else round(end_s - after_s, 1)
 
     def retry_after_s(self, kind: str, tenant: str | None = None) -> int | None:
         """Say when there should be room again: when the next task starts, of all or of one tenant."""
@@ -251,8 +249,8 @@ def _still(end_at: datetime | None, now: datetime) -> datetime | None:
 
 
 def _shown(end_at: datetime | None, now: datetime) -> datetime | None:
-    """Round up to whole seconds, in a second at the earliest."""
+    """Round to whole seconds, to the next one at the earliest."""
     if end_at is None:
         return None
-    end_at = max(end_at, now + _SOON)
-    return end_at + timedelta(microseconds=-end_at.microsecond % 1_000_000)
+    end_at = max(end_at + _SECOND / 2, now + _SECOND)
+    return end_at.replace(microsecond=0)

@@ -134,6 +134,8 @@ class Reads:
         task = found.task
         if task.status is Status.ABSENT or found.address is None:
             return None
+        if task.status not in FINAL:
+            await self._foresight.fresh()
         lane = found.address.lane
         ahead = self._ahead(lane, in_line.first_sequence(found))
         queue = self._foresight.standing(in_line.facts_of(found, lane, ahead))

@@ -84,6 +84,8 @@ class Board:
         """Note how a pull ended."""
         known = self._of(lane, now)
         known.pulling -= 1
+        if found and not known.waiting:
+            known.check = True  # it came back, and where it came from there may be more
         known.waiting = max(0, known.waiting - 1) if found else 0
 
     def measured(self, lane: Lane, units: float, now: float) -> None:

@@ -41,6 +41,10 @@ class Moment(Struct, frozen=True, kw_only=True, dict=True):
         """Whether any GPU has shown how fast it is."""
         return any(gpu.learned.seconds for gpu in self.gpus)
 
+    def has_run(self, model: str) -> bool:
+        """Whether any GPU has shown how fast it is with that model."""
+        return any(runs_as(gpu, model, gpu.learned.warm) in gpu.learned.seconds for gpu in self.gpus)
+
     def why(self, lane: Lane, tenant: str, due_s: float = 0.0) -> Why:
         """Say what holds a task back that may start in ``due_s``."""
         if self.pauses and control.paused(self.pauses, lane.kind, lane.model):
@@ -68,10 +72,16 @@ class Moment(Struct, frozen=True, kw_only=True, dict=True):
 
 
 class Run(NamedTuple):
-    """From when to when a task should run, in seconds from now."""
+    """From when to when a task should run, in seconds from now; ``unit_s``: a unit of its work there."""
 
     start_s: float
     end_s: float
+    unit_s: float = 0.0
+
+    def after(self, start_s: float) -> "Run":
+        """Give the same run, begun then at the earliest."""
+        late_s = max(0.0, start_s - self.start_s)
+        return Run(self.start_s + late_s, self.end_s + late_s, self.unit_s)
 
 
 class _Offer(NamedTuple):
@@ -156,7 +166,7 @@ class Slots:
             start_s = max(free[0], ready_s)
             end_s = start_s + offer.load_s + units * offer.per_unit_s
             if best is None or end_s + offer.lost_s < best[0]:
-                best = (end_s + offer.lost_s, index, offer, Run(start_s, end_s))
+                best = (end_s + offer.lost_s, index, offer, Run(start_s, end_s, offer.per_unit_s))
         return _Place(*best[1:]) if best else None
 
     def _offer(self, index: int, model: str) -> _Offer | None:

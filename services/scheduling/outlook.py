@@ -2,15 +2,19 @@
 
 The one rule: it foretells and decides nothing. It takes turns, speeds and loads as the dispatchers do, and
 leaves out ageing, what sets one policy apart from another, and a task's wish for one backend.
+
+Times are seconds from the moment that was looked at. Who asks later says so, ``after_s``: what has not begun
+by then begins then at the earliest.
 """
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Final, NamedTuple
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from schemas.requests import Priority
 from schemas.standing import Why
@@ -21,6 +25,8 @@ from services.scheduling.situation import Line
 
 MOST: Final = 1000
 """How many tasks of a kind are looked at; those behind them are foretold by the rate."""
+FEW: Final = 50
+"""A line of so many is laid out anew for one who has just come; in a longer one that takes too long."""
 
 _IN_REACH: Final = frozenset({Why.WAITING_FOR_SLOT, Why.TENANT_CAP, Why.RETRY_DELAY})
 _EVERY: Final = tuple(map(str, Priority))
@@ -44,23 +50,56 @@ class Lineup(Struct, frozen=True, kw_only=True):
     depths: Mapping[str, int] = {}
 
 
+class Onlooker:
+    """Whose turn it is in a kind, for one who sees now and then who waits and what runs.
+
+    What a task is expected to take is charged when it is first seen to run.
+    """
+
+    def __init__(self, priorities: Priorities = "strict") -> None:
+        self.turns = Turns(priorities)
+        self._waiting: frozenset[Lane] = frozenset()
+        self._running: frozenset[str] = frozenset()
+
+    def ran(self, running: Mapping[str, tuple[Lane, float]]) -> None:
+        """Take in what runs, by task: its lane and how many seconds it was expected to take."""
+        begun = [running[task_id] for task_id in running.keys() - self._running]
+        self._running = frozenset(running)
+        if begun:  # they waited a moment ago
+            self.turns.admit(_lines(self._waiting.union(lane for lane, _ in begun)))
+        for lane, seconds in begun:
+            self.turns.serve(lane, seconds)
+
+    def order(self, lanes: Mapping[Lane, Sequence[Waiting]]) -> Order:
+        """Take in who waits, and give the order of it."""
+        self._waiting = frozenset(lanes)
+        lines = _lines(lanes)
+        self.turns.admit(lines)
+        return self.turns.order(lines)
+
+
+def _lines(lanes: Iterable[Lane]) -> list[Line]:
+    return [Line(lane=lane) for lane in lanes]
+
+
 class _Queue(Struct):
-    """What was laid out of a queue at one priority, in order: the start of each task, and its turn.
+    """What was laid out of a queue at one priority, in order: each task's turn, units and run.
 
     A turn is how much work the lane has had before, in seconds: who has had the least goes next.
     """
 
     turns_s: list[float] = field(default_factory=list)
-    starts_s: list[float] = field(default_factory=list)
+    units: list[float] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
 
 
 class Outlook:
     """Of one kind; complete once ``steps`` has been gone through."""
 
-    def __init__(self, moment: Moment, lineup: Lineup, priorities: Priorities = "strict") -> None:
+    def __init__(self, moment: Moment, lineup: Lineup, onlooker: Onlooker | None = None) -> None:
         self.moment = moment
         self._lineup = lineup
-        self._priorities = priorities
+        self._onlooker = onlooker or Onlooker()
         self._looked = Counter(task.lane.priority for task in lineup.first)
         self._seen = Counter(task.lane for task in lineup.first)
         self._work_s: dict[Lane, float] = {}
@@ -76,7 +115,7 @@ class Outlook:
         """Lay the line out, pausing after each ``size`` tasks."""
         lanes = self._in_reach()
         left = Counter(lane.priority for lane, tasks in lanes.items() for _ in tasks)
-        order = self._order(lanes)
+        order = self._onlooker.order(lanes)
         count = 0
         while line := order.next():
             tasks = lanes[line.lane]
@@ -100,13 +139,6 @@ class Outlook:
                 lanes.setdefault(task.lane, deque()).append(task)
         return lanes
 
-    def _order(self, lanes: Mapping[Lane, Sequence[Waiting]]) -> Order:
-        """Give the lanes as they take turns, as if all had begun level."""
-        lines = [Line(lane=lane, waiting=len(tasks)) for lane, tasks in lanes.items()]
-        turns = Turns(self._priorities)
-        turns.admit(lines)
-        return turns.order(lines)
-
     def _lay(self, task: Waiting) -> float:
         """Lay a task out, and give the seconds that it takes."""
         lane = task.lane
@@ -120,33 +152,48 @@ class Outlook:
         self._charged_s += seconds
         queue = self._queues.setdefault((lane.model, lane.priority), _Queue())
         queue.turns_s.append(turn_s)
-        queue.starts_s.append(run.start_s)
+        queue.units.append(task.units)
+        queue.runs.append(run)
         for whose in (None, task.tenant):
             self._starts_s[whose] = min(run.start_s, self._starts_s.get(whose, run.start_s))
         return seconds
 
-    def foretold(self, task: Waiting, position: int | None = None) -> tuple[Why, float | None]:
+    def joined(self, task: Waiting) -> "Outlook":
+        """Give the outlook with one more at the end of its line, itself where it has more than a few."""
+        lineup, lane = self._lineup, task.lane
+        reachable = self.moment.foretells and self.moment.why(lane, task.tenant) in _IN_REACH
+        if task.number in self.runs or not reachable or len(lineup.first) > FEW:
+            return self
+        counts = {**lineup.counts, lane.priority: lineup.counts.get(lane.priority, 0) + 1}
+        first = (*lineup.first, task)
+        outlook = Outlook(self.moment, replace(lineup, first=first, counts=counts), self._onlooker)
+        for _ in outlook.steps(len(first)):
+            pass
+        return outlook
+
+    def foretold(
+        self, task: Waiting, position: int | None = None, after_s: float = 0.0
+    ) -> tuple[Why, float | None]:
         """Say what holds a task back, and when it should end, None where nobody can tell.
 
         One that was not laid out is new, or far behind; its ``position`` says how far.
         """
         why = self.moment.why(task.lane, task.tenant, task.due_s)
         reachable = self.moment.foretells and why in _IN_REACH
-        return why, self._end_s(task, position) if reachable else None
+        return why, self._end_s(task, position, after_s) if reachable else None
 
-    def _end_s(self, task: Waiting, position: int | None) -> float | None:
+    def _end_s(self, task: Waiting, position: int | None, after_s: float) -> float | None:
         run = self.runs.get(task.number)
         if run is not None:
-            return run.end_s
+            return run.after(after_s).end_s
         unseen = max(0, (position or 0) - 1 - self._looked[task.lane.priority])
-        start_s = self._start_in_turn(task, unseen)
-        if start_s is not None:
-            ready_s = self._slots.ready_s(task.tenant, task.due_s)
-            return max(start_s, ready_s) + (self.moment.run_s(task.lane.model, task.units) or 0.0)
-        return self.end_behind_s(task, unseen)
+        run = self._in_turn(task, unseen)
+        if run is not None:
+            return run.after(max(after_s, self._slots.ready_s(task.tenant, task.due_s))).end_s
+        return self.end_behind_s(task, unseen, after_s)
 
-    def _start_in_turn(self, task: Waiting, unseen: int) -> float | None:
-        """Give the start of whoever has the task's turn, None where it comes behind all laid out."""
+    def _in_turn(self, task: Waiting, unseen: int) -> Run | None:
+        """Give the run of whoever has the task's turn, made as long as its own; None where it comes last."""
         lane = task.lane
         queue = self._queues.get((lane.model, lane.priority))
         if queue is None:
@@ -155,14 +202,18 @@ class Outlook:
         seconds = self.moment.run_s(lane.model, task.units) or 0.0
         turn_s = self._work_s.get(lane, 0.0) + ahead * seconds
         index = bisect_left(queue.turns_s, turn_s)
-        return queue.starts_s[index] if index < len(queue.turns_s) else None
+        if index == len(queue.turns_s):
+            return None
+        run = queue.runs[index]
+        return run._replace(end_s=run.end_s + (task.units - queue.units[index]) * run.unit_s)
 
-    def end_behind_s(self, task: Waiting, unseen: int | None = None) -> float | None:
+    def end_behind_s(self, task: Waiting, unseen: int | None = None, after_s: float = 0.0) -> float | None:
         """Foretell the end of a task behind all of its priority, of whom ``unseen`` were not laid out."""
         if not self.moment.foretells or self.moment.why(task.lane, task.tenant) not in _IN_REACH:
             return None
         priority = task.lane.priority
-        run = self._after(priority).soonest(task.lane.model, task.units, task.tenant, task.due_s)
+        due_s = max(after_s, task.due_s)
+        run = self._after(priority).soonest(task.lane.model, task.units, task.tenant, due_s)
         if run is None:
             return None
         if unseen is None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import functools
 import io
 import json
 import sys
@@ -14,7 +13,6 @@ import pytest
 from aiohttp import ClientConnectionError, ClientConnectorError, ClientSession, FormData
 from PIL import Image, UnidentifiedImageError
 
-from services.gpusim import speech
 from services.gpusim.control import Control
 from services.gpusim.main import running
 from services.gpusim.model import CRASHED, Fault, Options, Outcome, ProfileName
@@ -241,14 +239,6 @@ async def crash(bench: Bench) -> None:
             except ClientConnectionError:
                 continue
 
-
-@pytest.fixture(autouse=True)
-def _one_speech_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every speech server use the same real model: loading it takes a second."""
-    monkeypatch.setattr(speech, "load", _loaded)
-
-
-_loaded = functools.cache(speech.load)
 
 STRIKES: dict[Fault, Callable[[Bench], Awaitable[None]]] = {
     Fault.HTTP500: server_error,

@@ -1,7 +1,6 @@
 """The simulated whisper.cpp and whisper-asr-webservice over HTTP: their transcriptions are real."""
 
 import asyncio
-import functools
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, FormData
 
-from services.gpusim import speech
 from services.gpusim.control import Control
 from services.gpusim.main import running
 from services.gpusim.model import Fault, Options, Outcome, ProfileName
@@ -25,15 +23,6 @@ LONG = LIBRIVOX / "sense_and_sensibility_01_austen_64kb-0870.wav"
 def audio(path: Path = SHORT) -> bytes:
     assert path.exists(), f"{path} is missing: apt-get install pocketsphinx-testdata"
     return path.read_bytes()
-
-
-@pytest.fixture(autouse=True)
-def _one_speech_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every speech server use the same real model: loading it takes a second."""
-    monkeypatch.setattr(speech, "load", _loaded)
-
-
-_loaded = functools.cache(speech.load)
 
 
 class SpeechServer:

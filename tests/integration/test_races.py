@@ -40,7 +40,6 @@ from services.dispatcher.instances import Slot
 from services.dispatcher.work import Work
 from services.gpusim.model import chance
 from services.init.main import prepare
-from services.process import background
 from services.settings import Settings
 from tests.builders import attempt_failed, failed, picture
 from tests.history import end, histories
@@ -228,20 +227,24 @@ async def test_a_delayed_task_never_runs_after_a_cancel_that_was_answered_so(
         await fired[tasks[int(chance(7, number) * DELAYED)]].wait()
         return await canceller.cancel(tasks[number], "cancel", None)
 
-    async with background(*(serve(log, bus) for _ in range(PULLERS))):
+    over = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(PULLERS):
+            group.create_task(serve(log, bus, over))
         outcomes = await asyncio.gather(*(cancel(number) for number in range(DELAYED)))
+        over.set()
     found = await histories(bus)
 
-    answered = dict(zip(tasks, outcomes, strict=True))
-    ends = {task_id: winner(end(found[task_id]).event) for task_id in tasks}
-    assert {answered[task_id] == CANCELLED for task_id in tasks if ends[task_id] == "cancel"} == {True}
-    assert {answered[task_id] == CANCELLED for task_id in tasks if ends[task_id] == "finish"} == {False}
+    for task_id, outcome in zip(tasks, outcomes, strict=True):
+        # How many are cancelled in time is a matter of luck; that each was told the truth is not.
+        assert (outcome == CANCELLED) == (winner(end(found[task_id]).event) == "cancel"), outcome
+    assert CANCELLED in outcomes
 
 
-async def serve(log: TaskLog, bus: Bus) -> None:
-    """Run what comes, as a dispatcher does, at once."""
+async def serve(log: TaskLog, bus: Bus, over: asyncio.Event) -> None:
+    """Run what comes, as a dispatcher does, at once; what has been pulled is run to its end."""
     slot, puller = Slot(GPU, 0, bus), Puller(bus)
-    while True:
+    while not over.is_set():
         if ticket := await puller.pull(LANE, 0.25):
             await _run(Work(log, ticket, slot, NOTHING))
 

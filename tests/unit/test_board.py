@@ -70,6 +70,18 @@ def test_tickets_in_other_hands_may_have_come_back() -> None:
     assert lanes(board) == []
 
 
+def test_where_one_has_come_back_another_may_have() -> None:
+    board = Board()
+    board.refresh({ONE: Depth(0, 2)}, {}, 0)
+    board.take(ONE, 0)
+    board.pulled(ONE, 0, found=True)
+    assert lanes(board) == [ONE]
+
+    board.take(ONE, 0)
+    board.pulled(ONE, 0, found=False)
+    assert lanes(board) == []
+
+
 def test_our_own_tickets_have_not() -> None:
     board = Board()
     board.refresh({ONE: Depth(0, 2)}, {ONE: 2}, 0)

@@ -21,7 +21,7 @@ from services.scheduling.hindsight import LAST, MOST, EtaError, Hindsight
 from services.scheduling.layout import NAME
 from services.scheduling.matching import match
 from services.scheduling.moment import Moment
-from services.scheduling.outlook import Lineup, Outlook, Waiting
+from services.scheduling.outlook import FEW, Lineup, Onlooker, Outlook, Waiting
 from services.scheduling.situation import Gpu, Line
 from tests.builders import T0
 
@@ -59,14 +59,15 @@ def outlook(
         first=tasks, counts=more.pop("counts", counts), depths={**depths, **more.pop("depths", {})}
     )
     priorities = more.pop("priorities", "strict")
-    made = Outlook(Moment(gpus=gpus, model_load_s=LOAD_S, **more), lineup, priorities)
+    onlooker = more.pop("onlooker", None) or Onlooker(priorities)
+    made = Outlook(Moment(gpus=gpus, model_load_s=LOAD_S, **more), lineup, onlooker)
     for _ in made.steps(3):
         pass
     return made
 
 
-def end_s(made: Outlook, task: Waiting, position: int | None = None) -> float | None:
-    return made.foretold(task, position)[1]
+def end_s(made: Outlook, task: Waiting, position: int | None = None, after_s: float = 0.0) -> float | None:
+    return made.foretold(task, position, after_s)[1]
 
 
 def ends(made: Outlook) -> dict[int, float]:
@@ -126,6 +127,17 @@ def test_lanes_take_turns_so_that_many_tasks_delay_one_by_about_one() -> None:
     small = waiting(99, where=lane(number=2), tenant="small")
 
     assert ends(outlook(*hog, small))[99] == 20
+
+
+def test_whose_task_was_seen_to_start_comes_after_who_waits_for_the_first() -> None:
+    had, waits = lane(number=1), lane(number=2)
+    seen, line = Onlooker(), (waiting(2, where=had), waiting(3, where=waits))
+
+    assert ends(outlook(*line, onlooker=seen)) == {2: 10, 3: 20}
+    seen.ran({"1.1": (had, 30.0)})
+    assert ends(outlook(*line, onlooker=seen)) == {3: 10, 2: 20}
+    seen.ran({"1.1": (had, 30.0), "3.1": (waits, 100.0)})
+    assert ends(outlook(*line, onlooker=seen)) == {2: 10, 3: 20}
 
 
 def test_who_tries_again_later_leaves_the_gpu_to_others_till_then() -> None:
@@ -198,6 +210,49 @@ def test_a_new_task_comes_behind_all_that_is_in_its_line() -> None:
     assert end_s(made, waiting(9, where=lane(priority="high")), 2) == 20
     assert end_s(made, waiting(9), 2) == 30
     assert end_s(made, waiting(9, where=lane(priority="low")), 2) == 40
+
+
+def test_what_has_not_begun_begins_no_earlier_than_it_is_asked_for() -> None:
+    made = outlook(waiting(1), waiting(2))
+
+    assert end_s(made, waiting(1), 1, after_s=4.0) == 14
+    assert end_s(made, waiting(2), 2, after_s=4.0) == 20
+    assert end_s(made, waiting(3), 3, after_s=24.0) == 34
+    assert made.end_behind_s(waiting(3), after_s=24.0) == 34
+
+
+def test_who_has_just_come_to_a_short_line_is_laid_out_with_it() -> None:
+    slow = replace(gpu("image-2"), learned=Learned(seconds={"sdxl": 3.0}, warm=("sdxl",)))
+    made = outlook(*(waiting(n) for n in range(2)), gpus=(gpu(), slow))
+    new = waiting(2, where=lane(number=5))
+    joined = made.joined(new)
+
+    assert (ends(joined)[0], ends(joined)[2], ends(joined)[1]) == (10, 20, 30)
+    assert joined.joined(new) is joined
+    assert ends(joined.joined(waiting(3)))[3] == 30
+
+
+def test_a_long_line_and_one_that_cannot_run_are_left_as_they_are() -> None:
+    crowd = outlook(*(waiting(n) for n in range(FEW + 1)))
+    paused = outlook(pauses={pause_key("image", "sdxl"): Pause(at=T0, by="op")})
+
+    assert crowd.joined(waiting(999)) is crowd
+    assert paused.joined(waiting(999)) is paused
+
+
+def test_in_a_long_line_a_new_task_takes_as_long_as_where_its_turn_is() -> None:
+    slow = gpu(learned=Learned(seconds={"sdxl": 3.0}, warm=("sdxl",)))
+    fast = gpu("image-2", free=(), rests_s=(10_000.0,))
+    made = outlook(*(waiting(n) for n in range(FEW + 1)), gpus=(slow, fast))
+
+    assert end_s(made, waiting(999, 20.0, lane(number=5)), FEW + 2) == 60
+
+
+@pytest.mark.parametrize(("model", "known"), [("sdxl", True), ("any", True), ("flux", False)])
+def test_a_model_has_run_where_a_gpu_has_shown_how_fast_it_is(model: str, *, known: bool) -> None:
+    fresh = gpu("image-2", "flux", learned=Learned(warm=("flux",)))
+
+    assert Moment(gpus=(gpu(), fresh)).has_run(model) is known
 
 
 def test_a_new_task_of_another_lane_comes_in_its_turn() -> None:
