@@ -11,6 +11,8 @@ SPEECH := usr/share/pocketsphinx/test/data/librivox
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 \
   --generate-hashes --no-header --no-annotate --quiet
 EXTRAS := --extra embedded --extra speech
+# Three for two processors: the tests of whole instances wait half of their time. The longest files come first.
+WORKERS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +27,7 @@ nats-context: ## let the nats command know the server: `nats --context taskfold 
 	  --server "$${TASKFOLD_NATS_URL:-nats://127.0.0.1:$${TASKFOLD_NATS_PORT:-4222}}"
 
 test: .venv/.dev-stamp speech-data ## run the tests; ARGS= go to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 check: .venv/.dev-stamp ## check format, lint, types, import contracts, generated files
 	$(BIN)/ruff format --check .
