@@ -3,8 +3,8 @@
 The one rule: it foretells and decides nothing. It takes turns, speeds and loads as the dispatchers do, and
 leaves out ageing, what sets one policy apart from another, and a task's wish for one backend.
 
-Times are seconds from the moment that was looked at. Who asks later says so, ``after_s``: what has not begun
-by then begins then at the earliest.
+Times are seconds from the moment that was looked at. Who asks later says so, ``after_s``: what has not
+begun by then begins then at the earliest.
 """
 
 from bisect import bisect_left
@@ -185,7 +185,7 @@ class Outlook:
     def _end_s(self, task: Waiting, position: int | None, after_s: float) -> float | None:
         run = self.runs.get(task.number)
         if run is not None:
-            return run.after(after_s).end_s
+            return run.after(max(after_s, task.due_s)).end_s
         unseen = max(0, (position or 0) - 1 - self._looked[task.lane.priority])
         run = self._in_turn(task, unseen)
         if run is not None:
@@ -193,7 +193,7 @@ class Outlook:
         return self.end_behind_s(task, unseen, after_s)
 
     def _in_turn(self, task: Waiting, unseen: int) -> Run | None:
-        """Give the run of whoever has the task's turn, made as long as its own; None where it comes last."""
+        """Give the run of whoever has the task's turn, made as long as its own; None where it is last."""
         lane = task.lane
         queue = self._queues.get((lane.model, lane.priority))
         if queue is None:

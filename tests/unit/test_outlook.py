@@ -221,6 +221,12 @@ def test_what_has_not_begun_begins_no_earlier_than_it_is_asked_for() -> None:
     assert made.end_behind_s(waiting(3), after_s=24.0) == 34
 
 
+def test_what_has_failed_since_it_was_laid_out_is_foretold_by_its_next_try() -> None:
+    made = outlook(waiting(1))
+
+    assert end_s(made, waiting(1, due_s=500.0), 1, after_s=1.0) == 510
+
+
 def test_who_has_just_come_to_a_short_line_is_laid_out_with_it() -> None:
     slow = replace(gpu("image-2"), learned=Learned(seconds={"sdxl": 3.0}, warm=("sdxl",)))
     made = outlook(*(waiting(n) for n in range(2)), gpus=(gpu(), slow))
