@@ -40,7 +40,7 @@ async def test_the_next_dispatcher_follows_a_prompt_and_draws_nothing_again(
     gpu = await with_workflow(cluster)
     _, dying, _ = await cluster.start("projector", "dispatcher-1", "api")
     await gpu.script(Fault.HANG)
-    task_id = await cluster.submit("a red fox")
+    task_id = await cluster.submit("a red fox", n=2)
     await cluster.reached(task_id, "RUNNING")
 
     async def running() -> bool:
@@ -53,7 +53,9 @@ async def test_the_next_dispatcher_follows_a_prompt_and_draws_nothing_again(
     document = await cluster.finished(task_id)
 
     assert document["status"] == "DONE", document
-    assert (await gpu.stats()).jobs.received == 1
+    assert len(document["artifacts"]) == 2
+    stats = await gpu.stats()
+    assert (stats.jobs.received, stats.max_waiting) == (2, 1)
 
 
 async def test_a_workflow_that_cannot_be_read_ends_init_with_one_line(make_cluster: MakeCluster) -> None:

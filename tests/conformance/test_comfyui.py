@@ -13,7 +13,8 @@ from schemas.events import ErrorClass
 from schemas.registry import Protocol
 from schemas.requests import ImageRequest
 from services.dispatcher.backends import comfyui_watch
-from services.dispatcher.backends.base import Attached, Failed, Finished, Misconfigured, Progressed
+from services.dispatcher.backends import comfyui_wire as wire
+from services.dispatcher.backends.base import Attached, Failed, Finished, Job, Misconfigured, Progressed
 from services.dispatcher.backends.detect import adapter_for
 from services.gpusim.model import Fault, Outcome, ProfileName
 from tests.conformance.rigs import (
@@ -101,49 +102,73 @@ async def test_what_waits_is_taken_out_of_the_queue_and_what_runs_goes_on(
         assert await outcomes(rig) == [Outcome.DONE, Outcome.CANCELLED]
 
 
+async def test_each_picture_is_a_prompt_of_its_own_and_waits_for_the_one_before(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with simulated(session, Protocol.COMFYUI) as rig:
+        ended = await finished(rig.adapter.call(job(rig, seed=40, n=3)))
+        assert [output.seed for output in ended.outputs] == [40, 41, 42]
+        assert [each.seed for each in await rig.control.jobs()] == [40, 41, 42]
+        assert (await rig.control.stats()).max_waiting == 1
+
+
+async def at_the_second(rig: SimulatorRig) -> bool:
+    stats = await rig.control.stats()
+    return (stats.jobs.received, stats.running) == (2, 1)
+
+
 @pytest.mark.parametrize("profile", FLAVOURS)
-async def test_all_pictures_of_a_call_that_is_stopped_are_cancelled(
+async def test_a_call_that_is_stopped_between_its_pictures_submits_no_more(
     session: aiohttp.ClientSession, profile: ProfileName
 ) -> None:
-    async with simulated(session, Protocol.COMFYUI, profile=profile) as rig:
-        await rig.hold()
+    async with slow(session, profile, STEP_MS / 2) as rig:
         call = rig.adapter.call(job(rig, n=3))
         async with asyncio.TaskGroup() as group:
             ending = group.create_task(failed(call))
-            await rig.held()
-
-            async def queued() -> bool:
-                return (await rig.control.stats()).waiting == 2
-
-            await eventually(queued)
+            await eventually(lambda: at_the_second(rig))
             await call.stop()
-            await eventually(lambda: cancelled(rig, 2))
-            assert not ending.done()
-            await rig.release()
         assert ending.result().error.code == "cancelled"
-        assert await outcomes(rig) == [Outcome.INTERRUPTED, Outcome.CANCELLED, Outcome.CANCELLED]
+        assert await outcomes(rig) == [Outcome.DONE, Outcome.INTERRUPTED]
 
 
-async def cancelled(rig: SimulatorRig, count: int) -> bool:
-    return (await rig.control.stats()).jobs.cancelled == count
+async def test_a_stop_while_it_is_asked_whether_to_go_on_submits_no_more(
+    session: aiohttp.ClientSession,
+) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
 
+    async def at_last() -> bool:
+        asked.set()
+        return await answer.wait()
 
-async def test_a_picture_that_fails_takes_those_after_it_with_it(session: aiohttp.ClientSession) -> None:
     async with simulated(session, Protocol.COMFYUI) as rig:
-        await rig.hold()
-        await rig.control.script(Fault.OOM)
+        call = rig.adapter.call(replace(job(rig, n=2), may_go_on=at_last))
         async with asyncio.TaskGroup() as group:
-            ending = group.create_task(failed(rig.adapter.call(job(rig, n=4))))
+            ending = group.create_task(failed(call))
+            await asked.wait()
+            await call.stop()
+            answer.set()
+        assert ending.result().error.code == "cancelled"
+        assert await outcomes(rig) == [Outcome.DONE]
 
-            async def queued() -> bool:
-                return (await rig.control.stats()).waiting == 3
 
-            await eventually(queued)
-            await rig.control.script(Fault.HANG, count=1)
-            await rig.release()
-        assert ending.result().error.code == "backend_oom"
-        assert (await rig.control.stats()).running == 0
-        assert not {Outcome.WAITING, Outcome.RUNNING} & set(await outcomes(rig))
+async def no() -> bool:
+    return False
+
+
+async def test_between_two_pictures_it_is_asked_whether_the_gpu_is_still_ours(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with simulated(session, Protocol.COMFYUI) as rig:
+        ended = await failed(rig.adapter.call(replace(job(rig, n=3), may_go_on=no)))
+        assert (ended.error.error_class, ended.error.code) == (ErrorClass.LOST, "lease_lost")
+        assert await rig.received() == 1
+
+
+async def test_after_a_picture_that_fails_no_other_is_submitted(session: aiohttp.ClientSession) -> None:
+    async with simulated(session, Protocol.COMFYUI) as rig:
+        await rig.control.script(Fault.OOM)
+        assert (await failed(rig.adapter.call(job(rig, n=4)))).error.code == "backend_oom"
+        assert await outcomes(rig) == [Outcome.FAILED]
 
 
 async def test_several_pictures_are_resumed_by_the_id_of_the_first(session: aiohttp.ClientSession) -> None:
@@ -156,6 +181,76 @@ async def test_several_pictures_are_resumed_by_the_id_of_the_first(session: aioh
         )
         assert again == first[-1]
         assert await rig.received() == 3
+
+
+def held_at_the_second(rig: SimulatorRig) -> Job:
+    """Ask for three pictures of which the first is drawn at once and the second hangs."""
+
+    async def hold() -> bool:
+        if await rig.received() == 1:
+            await rig.hold()
+        return True
+
+    return replace(job(rig, seed=40, n=3), may_go_on=hold)
+
+
+async def left_at_the_second(rig: SimulatorRig, begun: Job) -> Job:
+    """Begin it, lose its reader during the second picture, and give what another is to go on with."""
+    reports = rig.adapter.call(begun).reports()
+    attached = await anext(reports)
+    assert isinstance(attached, Attached)
+
+    async def rest() -> None:
+        async for _ in reports:
+            pass
+
+    reading = asyncio.ensure_future(rest())
+    await eventually(lambda: at_the_second(rig))
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    return replace(begun, remote_id=attached.remote_id)
+
+
+async def test_what_is_resumed_in_the_middle_submits_only_what_was_still_to_come(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with simulated(session, Protocol.COMFYUI) as rig:
+        left = await left_at_the_second(rig, held_at_the_second(rig))
+        assert await rig.adapter.idle(left.remote_id) is False, "its second picture is drawn"
+        async with asyncio.TaskGroup() as group:
+            ending = group.create_task(finished(rig.adapter.call(left)))
+            await rig.release()
+        assert [output.seed for output in ending.result().outputs] == [40, 41, 42]
+        assert [each.seed for each in await rig.control.jobs()] == [40, 41, 42]
+        assert (await rig.control.stats()).max_waiting == 1
+        assert await finished(rig.adapter.call(left)) == ending.result()
+        assert await rig.received() == 3
+
+
+@pytest.mark.parametrize("profile", FLAVOURS)
+async def test_what_is_resumed_in_the_middle_can_be_stopped(
+    session: aiohttp.ClientSession, profile: ProfileName
+) -> None:
+    async with slow(session, profile, STEP_MS / 2) as rig:
+        call = rig.adapter.call(await left_at_the_second(rig, job(rig, n=3)))
+        async with asyncio.TaskGroup() as group:
+            ending = group.create_task(failed(call))
+            await call.stop()
+        assert ending.result().error.code == "cancelled"
+        assert await outcomes(rig) == [Outcome.DONE, Outcome.INTERRUPTED]
+
+
+async def test_what_is_resumed_in_the_middle_goes_on_only_where_the_gpu_is_ours(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with simulated(session, Protocol.COMFYUI) as rig:
+        left = await left_at_the_second(rig, held_at_the_second(rig))
+        async with asyncio.TaskGroup() as group:
+            ending = group.create_task(failed(rig.adapter.call(replace(left, may_go_on=no))))
+            await rig.release()
+        assert ending.result().error.code == "lease_lost"
+        assert await rig.received() == 2
 
 
 async def test_a_batch_is_one_prompt_and_all_its_pictures_have_its_seed(
@@ -262,6 +357,30 @@ async def test_what_is_neither_in_the_queue_nor_in_the_history_is_lost(
         ended = await failed(adapter_for(session, backend_at(url, Protocol.COMFYUI)).call(image_job("m")))
     assert (ended.error.error_class, ended.error.code) == (ErrorClass.LOST, "job_lost")
     assert server.asked[-1].startswith("GET /history/")
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_nothing_is_lost_of_an_attempt_while_the_queue_has_another_of_its_prompts(
+    session: aiohttp.ClientSession,
+) -> None:
+    server = Scripted()
+    begun = image_job("m", n=2)
+    remote_id = wire.remote_id(begun.task_id, begun.attempt)
+    server.running = [wire.prompt_ids(remote_id, 2)[1]]
+    async with serving(server.answer) as url:
+        call = adapter_for(session, backend_at(url, Protocol.COMFYUI)).call(
+            replace(begun, remote_id=remote_id)
+        )
+        reading = asyncio.ensure_future(failed(call))
+
+        async def looked() -> bool:
+            return server.asked.count("GET /queue") > 1
+
+        await eventually(looked)
+        assert not reading.done()
+        server.running = []
+        assert (await reading).error.code == "job_lost"
+    assert server.ids == []
 
 
 @pytest.mark.usefixtures("_impatient")

@@ -340,6 +340,23 @@ def test_the_end_of_an_attempt_has_the_seed_of_each_picture() -> None:
         assert broken.error.code == "bad_image"
 
 
+def test_only_a_prompt_that_the_server_does_not_know_is_lost() -> None:
+    assert wire.is_lost(wire.lost("not there"))
+    assert not wire.is_lost(wire.failure(entry(None, ["execution_interrupted", {}], status="error")))
+    assert not wire.is_lost(wire.Entry())
+
+
+def test_the_queue_holds_an_attempt_as_long_as_one_of_its_pictures() -> None:
+    last = wire.prompt_ids(ID, 16)[-1]
+    held = wire.waiting(queue([last], []))
+    other = wire.waiting(queue([wire.remote_id(TASK, 2)], []))
+
+    assert held is not None
+    assert other is not None
+    assert held.holds(ID)
+    assert not other.holds(ID)
+
+
 def test_a_picture_that_is_not_there_any_more_is_lost() -> None:
     assert wire.picture(Reply(200, b"x")) == b"x"
     gone = wire.picture(Reply(404))

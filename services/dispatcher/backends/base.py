@@ -34,7 +34,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """One attempt as the backend needs it: ``request.seed`` is set, ``model`` in the backend's spelling.
 
     ``remote_id``: the attempt was begun by another dispatcher, and this is what the backend knows it by.
-    A call then submits nothing and only reads how it ends; a backend that does not know the id has lost it.
+    A call then reads how it ends, and submits only what the lost one had not come to; a backend that does
+    not know the id has lost it.
     ``may_go_on``: to be asked before each further request for GPU work; False when the slot is another's.
     """
 

@@ -116,6 +116,11 @@ def cancelled() -> Failed:
     return failed(ErrorClass.PERMANENT, "cancelled", "stopped on request")
 
 
+def lease_lost() -> Failed:
+    """Give the end of a call that may not go on: what it has not asked for yet is another's to ask for."""
+    return failed(ErrorClass.LOST, "lease_lost", "the GPU was given to another between pictures")
+
+
 def unless_stopped(end: Finished | Failed, *, stopped: bool) -> Finished | Failed:
     """Let no call that was stopped report success, which a reader might record by mistake."""
     return cancelled() if stopped and isinstance(end, Finished) else end

@@ -1,12 +1,11 @@
-"""ComfyUI: prompts of the operator's workflow, queued under ids of ours and asked for until they end.
+"""ComfyUI: prompts of the operator's workflow, one at a time under ids of ours, asked for until they end.
 
 The one rule: an attempt's ids are known before anything is sent, and the queue and the history together say
 what became of them. So whoever has the first of them can read how the attempt ends, or stop it.
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import aiohttp
@@ -36,6 +35,7 @@ from services.dispatcher.backends.classify import (
     Trouble,
     cancelled,
     health,
+    lease_lost,
     unless_stopped,
     wrong_kind,
 )
@@ -86,15 +86,17 @@ class ComfyuiAdapter:
 
 
 class ComfyuiCall:
-    """One attempt: a prompt, or one for each picture; the first that fails takes the others with it."""
+    """One attempt: a prompt, or one for each picture, submitted when that before it has ended."""
 
     def __init__(self, endpoint: Endpoint, workflow: Workflow | None, job: Job) -> None:
         self._endpoint = endpoint
         self._workflow = workflow
         self._job = job
+        self._remote_id = job.remote_id or wire.remote_id(job.task_id, job.attempt)
+        self._ears = Ears(endpoint, self._remote_id)
+        self._prompts: Sequence[wire.Prompt] = ()
+        self._resuming = job.remote_id is not None
         self._stopped = False
-        self._doubt: Failed | None = None
-        self._failure: Failed | None = None
         self._watch: Watch | None = None
 
     async def stop(self) -> None:
@@ -103,85 +105,102 @@ class ComfyuiCall:
             self._watch.stop()
 
     async def reports(self) -> AsyncIterator[Report]:
-        request, workflow, resumed = self._job.request, self._workflow, self._job.remote_id
+        request, workflow = self._job.request, self._workflow
         if not isinstance(request, ImageRequest):
             yield wrong_kind()
             return
         if workflow is None:
             yield failed(ErrorClass.MISCONFIGURED, "no_workflow", _NO_WORKFLOW)
             return
-        remote_id = resumed or wire.remote_id(self._job.task_id, self._job.attempt)
-        prompts = wire.prompts(workflow, request, self._job.model, remote_id)
-        ids: Sequence[str] = [prompt.id for prompt in prompts]
-        if resumed is None:
+        if not self._resuming:
             if self._stopped:
                 yield cancelled()
                 return
-            yield Attached(remote_id)
-            ids = await self._submitted(prompts, workflow)
-        pictures: list[list[bytes]] = []
-        async with contextlib.aclosing(self._followed(ids, remote_id, pictures)) as steps:
-            async for step in steps:
-                yield step
-        yield await self._end(pictures, request.seed)
-
-    async def _submitted(self, prompts: Sequence[wire.Prompt], workflow: Workflow) -> list[str]:
-        """Queue them all, since the server has a queue; give those that it may have."""
-        ids: list[str] = []
-        for prompt in prompts:
-            if self._stopped:
-                break
-            body = {"prompt": prompt.graph, "client_id": prompts[0].id, "prompt_id": prompt.id}
-            answer = await self._endpoint.post(wire.SUBMIT, body)
-            self._failure = refusal(answer, workflow)
-            if isinstance(answer, Broken) and answer.trouble is Trouble.LOST:
-                # Perhaps it has it, perhaps not: the queue will tell.
-                self._doubt, self._failure = self._failure, None
-            if self._failure is not None:
-                break
-            ids.append(prompt.id)
-        return ids
-
-    async def _followed(
-        self, ids: Sequence[str], client_id: str, pictures: list[list[bytes]]
-    ) -> AsyncGenerator[Progressed, None]:
-        """Follow the prompts to their ends, and collect what they give."""
-        ears, told = Ears(self._endpoint, client_id), 0.0
-        certain = self._job.remote_id is None and self._doubt is None
-        expected_s = None if self._job.expected_s is None else self._job.expected_s / max(1, len(ids))
+            yield Attached(self._remote_id)
+        self._prompts = wire.prompts(workflow, request, self._job.model, self._remote_id)
         try:
-            for number in range(len(ids)):
-                self._watch = Watch(self._endpoint, ears, ids[number:], expected_s, certain=certain)
-                if self._stopped or self._failure is not None:
-                    self._watch.stop()
-                async for seen in self._watch.seen():
-                    if not isinstance(seen, Step):
-                        await self._collect(seen, pictures)
-                    elif (fraction := (number + seen.step / seen.steps) / len(ids)) > told:
+            async for report in self._drawn(workflow, request.seed):
+                yield report
+        finally:
+            await self._ears.close()
+
+    async def _drawn(
+        self, workflow: Workflow, seed: int | None
+    ) -> AsyncIterator[Progressed | Finished | Failed]:
+        """Have one picture drawn after the other; the first that fails ends it."""
+        pictures: list[Sequence[bytes]] = []
+        told = 0.0
+        for number in range(len(self._prompts)):
+            async for seen in self._followed(number, workflow):
+                if isinstance(seen, Step):
+                    fraction = (number + seen.step / seen.steps) / len(self._prompts)
+                    if fraction > told:
                         told = fraction
                         yield Progressed(fraction=fraction, step=seen.step, steps=seen.steps)
-        finally:
-            await ears.close()
+                    continue
+                found = seen if isinstance(seen, Failed) else await self._fetched(seen)
+                if isinstance(found, Failed):
+                    yield self._blamed(found)
+                    return
+                pictures.append(found)
+        end = await asyncio.to_thread(wire.result, pictures, seed)
+        yield unless_stopped(end, stopped=self._stopped)
 
-    async def _collect(self, end: wire.Entry | Failed, pictures: list[list[bytes]]) -> None:
+    async def _followed(self, number: int, workflow: Workflow) -> AsyncIterator[Step | wire.Entry | Failed]:
+        """Follow a prompt to its end; it is begun here, unless another dispatcher has done that."""
+        if self._resuming:
+            async for seen in self._watched(number, certain=False):
+                if number and wire.is_lost(seen):
+                    # The server knows those before it, so it forgot none: nobody had come to this one.
+                    self._resuming = False
+                else:
+                    yield seen
+        if not self._resuming:
+            async for seen in self._begun(number, workflow):
+                yield seen
+
+    async def _begun(self, number: int, workflow: Workflow) -> AsyncIterator[Step | wire.Entry | Failed]:
+        """Submit a prompt, if that is still ours to do, and follow it."""
+        if number and not self._stopped and not await self._job.may_go_on():
+            yield lease_lost()
+            return
+        if self._stopped:
+            yield cancelled()
+            return
+        answer = await self._submitted(self._prompts[number])
+        refused = refusal(answer, workflow)
+        # Where the answer was lost, perhaps it has it, perhaps not: the queue will tell.
+        doubtful = isinstance(answer, Broken) and answer.trouble is Trouble.LOST
+        if refused is not None and not doubtful:
+            yield refused
+            return
+        async for seen in self._watched(number, certain=not doubtful):
+            yield refused if refused is not None and wire.is_lost(seen) else seen
+
+    async def _submitted(self, prompt: wire.Prompt) -> Reply | Broken:
+        body = {"prompt": prompt.graph, "client_id": self._remote_id, "prompt_id": prompt.id}
+        return await self._endpoint.post(wire.SUBMIT, body)
+
+    def _watched(self, number: int, *, certain: bool) -> AsyncIterator[Step | wire.Entry | Failed]:
+        expected_s = None if self._job.expected_s is None else self._job.expected_s / len(self._prompts)
+        prompt_id = self._prompts[number].id
+        self._watch = Watch(self._endpoint, self._ears, prompt_id, expected_s, certain=certain)
+        if self._stopped:
+            self._watch.stop()
+        return self._watch.seen()
+
+    async def _fetched(self, entry: wire.Entry) -> Sequence[bytes] | Failed:
         """Get the pictures at once: another prompt of the same name may lie in their place later."""
-        failure = end if isinstance(end, Failed) else wire.failure(end)
-        if isinstance(end, wire.Entry) and failure is None:
-            pictures.append([])
-            for file in wire.files(end):
-                picture = wire.picture(await self._endpoint.get(wire.view_path(file), FETCH_TIMEOUT_S))
-                if isinstance(picture, Failed):
-                    failure = picture
-                    break
-                pictures[-1].append(picture)
-        if self._failure is None and failure is not None:
-            never_came = self._doubt is not None and failure.error.code == wire.LOST
-            self._failure = self._doubt if never_came else failure
+        failure = wire.failure(entry)
+        if failure is not None:
+            return failure
+        pictures: list[bytes] = []
+        for file in wire.files(entry):
+            picture = wire.picture(await self._endpoint.get(wire.view_path(file), FETCH_TIMEOUT_S))
+            if isinstance(picture, Failed):
+                return picture
+            pictures.append(picture)
+        return pictures
 
-    async def _end(self, pictures: list[list[bytes]], seed: int | None) -> Finished | Failed:
-        if self._failure is None and not self._stopped:
-            end = await asyncio.to_thread(wire.result, pictures, seed)
-            return unless_stopped(end, stopped=self._stopped)
-        if self._failure is None or (self._stopped and self._failure.error.code in wire.ENDS_OF_STOPPED):
-            return cancelled()
-        return self._failure
+    def _blamed(self, failure: Failed) -> Failed:
+        return cancelled() if self._stopped and failure.error.code in wire.ENDS_OF_STOPPED else failure

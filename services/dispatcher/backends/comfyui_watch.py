@@ -5,7 +5,7 @@ the websocket are why to look there at once, and no more.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Final
 
 from services.dispatcher.backends import comfyui_wire as wire
@@ -25,17 +25,17 @@ _NO_ROUTE: Final = frozenset({NOT_FOUND, 405})
 
 
 class Watch:
-    """Follows the first of ``ids``; ``stop`` has all of them cancelled, and is only word left for the loop.
+    """Follows a prompt; ``stop`` has it cancelled, and is only word left for the loop.
 
     ``certain``: the server has accepted it. Else it is looked for in the queue at once.
     """
 
     def __init__(
-        self, endpoint: Endpoint, ears: Ears, ids: Sequence[str], expected_s: float | None, *, certain: bool
+        self, endpoint: Endpoint, ears: Ears, prompt_id: str, expected_s: float | None, *, certain: bool
     ) -> None:
         self._endpoint = endpoint
         self._ears = ears
-        self._ids = ids
+        self._prompt_id = prompt_id
         self._expected_s = expected_s
         self._now = asyncio.get_running_loop().time
         self._began = self._now()
@@ -75,7 +75,7 @@ class Watch:
         until = self._now() + seconds
         await self._ears.open(self._now())
         while not self._hurry and (said := await self._heard(until - self._now())) is not None:
-            if said.prompt_id != self._ids[0]:
+            if said.prompt_id != self._prompt_id:
                 continue
             if isinstance(said, Ended):
                 # The history is written just after the first word of the end.
@@ -95,8 +95,8 @@ class Watch:
 
     async def _end(self) -> wire.Entry | Failed | None:
         """Ask for the end once; None where there is none yet."""
-        answer = await self._endpoint.get(wire.history_path(self._ids[0]), POLL_TIMEOUT_S)
-        found = wire.understood(answer, self._ids[0])
+        answer = await self._endpoint.get(wire.history_path(self._prompt_id), POLL_TIMEOUT_S)
+        found = wire.understood(answer, self._prompt_id)
         if isinstance(found, Unclear):
             self._drought = without_answer(self._drought, found.trouble, self._now())
             return found.failure if hopeless(self._drought, self._now()) else None
@@ -108,8 +108,9 @@ class Watch:
         if self._now() >= self._look_at:
             self._look_at = self._now() + LOOK_EVERY_S
             queue = wire.waiting(await self._endpoint.get(wire.QUEUE, POLL_TIMEOUT_S))
-            # It may have ended between the two questions, so the history has the last word.
-            self._gone = queue is not None and self._ids[0] not in queue.running | queue.pending
+            # It may have ended between the two questions, so the history has the last word. And somebody
+            # may have emptied the history: while the attempt has another prompt there, none of it is lost.
+            self._gone = queue is not None and not queue.holds(self._prompt_id)
         return None
 
     async def _pass_on(self) -> None:
@@ -119,24 +120,22 @@ class Watch:
             self._look_at = self._now()
 
     async def _cancel(self) -> bool:
-        """Cancel by id, what waits before what runs; say whether the server has heard it."""
-        heard = True
-        for prompt_id in reversed(self._ids):
-            answer = await self._endpoint.post(wire.cancel_path(prompt_id), {}, POLL_TIMEOUT_S)
-            if isinstance(answer, Reply) and answer.status in _NO_ROUTE:
-                return await self._cancel_as_before()
-            heard = heard and not isinstance(answer, Broken) and answer.status == OK
-        return heard
+        """Cancel by id; say whether the server has heard it."""
+        answer = await self._endpoint.post(wire.cancel_path(self._prompt_id), {}, POLL_TIMEOUT_S)
+        if isinstance(answer, Reply) and answer.status in _NO_ROUTE:
+            return await self._cancel_as_before()
+        return isinstance(answer, Reply) and answer.status == OK
 
     async def _cancel_as_before(self) -> bool:
         """Cancel at a server without that route.
 
         Old ones interrupt whatever runs, whichever id they are told, so only what runs is interrupted.
         """
-        answer = await self._endpoint.post(wire.QUEUE, {"delete": self._ids}, POLL_TIMEOUT_S)
+        answer = await self._endpoint.post(wire.QUEUE, {"delete": [self._prompt_id]}, POLL_TIMEOUT_S)
         queue = wire.waiting(await self._endpoint.get(wire.QUEUE, POLL_TIMEOUT_S))
         if isinstance(answer, Broken) or queue is None:
             return False
-        for prompt_id in queue.running.intersection(self._ids):
-            answer = await self._endpoint.post(wire.INTERRUPT, {"prompt_id": prompt_id}, POLL_TIMEOUT_S)
+        if self._prompt_id in queue.running:
+            interruption = {"prompt_id": self._prompt_id}
+            answer = await self._endpoint.post(wire.INTERRUPT, interruption, POLL_TIMEOUT_S)
         return isinstance(answer, Reply)

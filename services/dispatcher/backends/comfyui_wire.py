@@ -193,6 +193,11 @@ def lost(reason: str) -> Failed:
     return failed(ErrorClass.LOST, LOST, reason)
 
 
+def is_lost(seen: object) -> bool:
+    """Whether that is the end of a prompt which the server does not know."""
+    return isinstance(seen, Failed) and seen.error.code == LOST
+
+
 def failure(entry: Entry) -> Failed | None:
     """Say why a prompt did not end well; None for one that did."""
     status = entry.status or {}

@@ -12,7 +12,6 @@ from typing import Final
 
 import aiohttp
 
-from schemas.events import ErrorClass
 from schemas.ids import TaskId
 from schemas.registry import Backend
 from schemas.requests import ImageRequest
@@ -27,9 +26,16 @@ from services.dispatcher.backends.base import (
     Progressed,
     Ready,
     Report,
-    failed,
 )
-from services.dispatcher.backends.classify import OK, Broken, cancelled, health, no_success, wrong_kind
+from services.dispatcher.backends.classify import (
+    OK,
+    Broken,
+    cancelled,
+    health,
+    lease_lost,
+    no_success,
+    wrong_kind,
+)
 from services.dispatcher.backends.http import Endpoint
 from services.dispatcher.backends.oneshot import OneShot
 
@@ -109,9 +115,7 @@ class SdapiCall(OneShot):
         pictures: list[str | bytes] = []
         for self._number in range(request.n):
             if self._number and not await self._job.may_go_on():
-                return failed(
-                    ErrorClass.LOST, "lease_lost", "the GPU was given to another between pictures"
-                )
+                return lease_lost()
             body = wire.body(request, self._job.model, self._job.task_id, self._number)
             answer = await self._endpoint.post(wire.TXT2IMG, body)
             if isinstance(answer, Broken) or answer.status != OK:
