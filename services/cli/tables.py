@@ -55,11 +55,15 @@ def printed(head: Row, rows: Sequence[Row], empty: str) -> None:
 
 
 def table(head: Row, rows: Sequence[Row]) -> Table:
+    """Lay rows out; columns that say nothing in any of them are left out."""
     made = Table(box=None, header_style="bold", pad_edge=False, expand=True)
-    for column, name in enumerate(head):
-        last = column == len(head) - 1  # which gives way where there is no room for all
+    telling = [column for column in range(len(head)) if not rows or any(row[column] for row in rows)]
+    for column in telling:
+        last = column == telling[-1]  # which gives way where there is no room for all
         least = None if last else max(len(row[column]) for row in (head, *rows))
-        made.add_column(name, no_wrap=head is not show.HISTORY, width=least, ratio=1 if last else None)
+        made.add_column(
+            head[column], no_wrap=head is not show.HISTORY, width=least, ratio=1 if last else None
+        )
     for row in rows:
-        made.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        made.add_row(*(Text(row[column], style=_STYLES.get(row[column], "")) for column in telling))
     return made

@@ -4,7 +4,6 @@ The one rule: what this process has seen counts here at once; it is written behi
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -35,6 +34,7 @@ class Fleet:
         self._untold: dict[str, Health | Learned] = {}
         self._wake = asyncio.Event()
         self._learned: dict[BackendId, Learned] = {}
+        self._health: dict[BackendId, Health] = {}
         self.name = name
         self.on_health: Heard = lambda _backend, _health: None
 
@@ -63,12 +63,12 @@ class Fleet:
 
     def tell(self, backend: BackendId, health: Health) -> None:
         """Say how a backend is."""
+        self._health[backend] = health
         self._write(fleet.health_key(backend), health)
 
     def health(self, backend: BackendId) -> Health | None:
-        """Give what was said of a backend last, by whoever said it."""
-        entry = self._followed.entries.get(fleet.health_key(backend))
-        return entry[1] if entry is not None and isinstance(entry[1], Health) else None
+        """Give what was said of a backend last, by whoever said it, or is about to be said by us."""
+        return self._health.get(backend)
 
     def _learn(self, backend: BackendId, learned: Learned) -> None:
         self._learned[backend] = replace(learned, by=self.name)
@@ -87,6 +87,7 @@ class Fleet:
                 self._seen[key] = entry
                 match entry:
                     case (backend, Health(by=by) as health) if by != self.name:
+                        self._health[backend] = health
                         self.on_health(backend, health)
                     case (backend, Learned(by=by) as learned) if by != self.name:
                         self._learned[backend] = learned
@@ -96,8 +97,11 @@ class Fleet:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            untold, self._untold = self._untold, {}
-            for key, value in untold.items():
-                with contextlib.suppress(UnavailableError, ApiError):
+            for key in tuple(self._untold):
+                value = self._untold.pop(key)
+                try:
                     await self._bucket.put(key, fleet.encode(value))
+                except (UnavailableError, ApiError):
+                    self._untold.setdefault(key, value)
+                    self._wake.set()
             await asyncio.sleep(_PAUSE_S)

@@ -118,7 +118,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [*PROGRAM, *arguments],
             cwd=user.folder,
-            env={**user.env, "TERM": "xterm-256color"},
+            env={**user.env, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS), "LINES": str(LINES)},
             stdin=side,
             stdout=side,
             stderr=side,

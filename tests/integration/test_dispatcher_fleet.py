@@ -74,6 +74,27 @@ async def test_a_dispatcher_hears_of_health_from_the_others_and_not_from_itself(
         assert heard == [("b", GPU, told)]
 
 
+async def test_word_that_was_overtaken_before_it_was_written_does_not_stand(bus: Bus) -> None:
+    async with fleet(bus, "a") as first, fleet(bus, "b") as second:
+        up, down = (Health(condition=c, by="a") for c in (Condition.UP, Condition.DOWN))
+        first.tell(GPU, up)
+
+        async def known() -> bool:
+            return second.health(GPU) == up
+
+        await eventually(known, "the second knows")
+        first.tell(GPU, down)
+        assert first.health(GPU) == down, "what is about to be said counts"
+        first.tell(GPU, up)
+        first.tell(BackendId("image-2"), down)
+
+        async def told() -> bool:
+            return second.health(BackendId("image-2")) == down
+
+        await eventually(told, "what came later has been written")
+        assert second.health(GPU) == up
+
+
 async def test_of_a_tenant_s_attempts_that_begin_at_once_each_has_its_rank_whoever_asks(bus: Bus) -> None:
     async with leases(bus, "a") as first, leases(bus, "b") as second:
 
