@@ -139,8 +139,8 @@ class Bus:
         """Ask and await one answer. OutcomeUnknownError when it was sent and none came in time."""
         client = self.client()
         try:
-            return await client.request(
-                subject, body, timeout=timeout_s, headers=dict(headers) if headers else None
+            return await _cancellable(
+                client.request(subject, body, timeout=timeout_s, headers=dict(headers) if headers else None)
             )
         except nats.errors.NoRespondersError:
             raise DisconnectedError(f"nothing answers on {subject}") from None
@@ -207,6 +207,20 @@ class Bus:
         finally:
             del self._handlers[inbox]
         return messages
+
+
+async def _cancellable(asking: Awaitable[Msg]) -> Msg:
+    """Await an answer, and a cancel that comes with it.
+
+    The client waits with ``asyncio.wait_for``, which in Python 3.11 swallows that one; who is cancelled in
+    a loop of requests would then go on for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    answer = await asking
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return answer
 
 
 def status(message: Msg) -> str | None:

@@ -5,7 +5,6 @@ free; the task does not wait for it.
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from enum import StrEnum
 
@@ -96,8 +95,7 @@ class Attending:
         """Let go of a call without waiting for its end."""
         if self._next is not None:
             self._next.cancel()
-            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                await self._next
+            await asyncio.wait((self._next,))
         await self._close()
 
     async def _read(self) -> Report:

@@ -29,6 +29,11 @@ class Overview:
             if (width := widths[name])
         ]
 
+    @property
+    def any_free(self) -> bool:
+        """Whether there is anything to match at all: a long queue wakes a busy fleet all the time."""
+        return any(self.is_free(slot) for one in self._registry.instances.values() for slot in one.slots)
+
     def _gpu(self, instance: Instance, width: int) -> Gpu:
         free = [slot for slot in instance.slots if self.is_free(slot)]
         busy = [slot for slot in instance.slots if slot not in free]

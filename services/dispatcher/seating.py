@@ -42,8 +42,8 @@ class Seating:
 
     def choose(self, lines: Sequence[Line], turns: Turns) -> Choice | None:
         """Say which lane is served next and where, None for none now."""
-        if not lines:
-            turns.admit(())
+        if not lines or not self._overview.any_free:
+            turns.admit(lines)
             return None
         return self._match(lines, self._overview.gpus(), turns)
 

@@ -15,7 +15,7 @@ from schemas.subjects import BACKENDS, LEASES, TASKS, Address, Lane
 from services import clock
 from services.artifacts import CHUNK, ArtifactStore, IncompleteError, TooLargeError
 from services.bus.buckets import Bucket, Entry
-from services.bus.connection import Bus
+from services.bus.connection import Bus, Msg
 from services.bus.follow import Follower
 from services.bus.followed import Followed
 from services.bus.streams import ensure_lane, lane_depths
@@ -268,3 +268,22 @@ async def test_bytes_that_are_gone_are_an_error_and_not_a_short_read(log: TaskLo
     assert await store.info(name) is None
     with pytest.raises(IncompleteError):
         _ = [chunk async for chunk in store.read(info)]
+
+
+async def test_a_request_that_is_cancelled_as_its_answer_comes_is_cancelled(bus: Bus) -> None:
+    asked, told = asyncio.Event(), asyncio.Event()
+
+    async def answer(message: Msg) -> None:
+        asked.set()
+        await told.wait()
+        await message.respond(b"late")
+
+    await bus.subscribe("test.question", answer)
+    asking = asyncio.create_task(bus.request("test.question"))
+    await asked.wait()
+    (reply,) = bus.client()._resp_map.values()  # noqa: SLF001 - to be there in the very moment
+    reply.add_done_callback(lambda _: asking.cancel())
+    told.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asking
