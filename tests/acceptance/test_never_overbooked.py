@@ -58,6 +58,14 @@ class Fleet:
 
         await eventually(look, f"{running} at work on each of {names}")
 
+    async def more_begun(self, *names: str) -> None:
+        """Wait until one of these GPUs has begun a second job; that may be over before anybody looks."""
+
+        async def look() -> bool:
+            return any([(await self.gpus[name].stats()).jobs.started > 1 for name in names])
+
+        await eventually(look, f"a second job on one of {names}")
+
     async def some_at_work(self, *names: str) -> None:
         async def look() -> bool:
             return any([(await self.gpus[name].stats()).running for name in names or self.gpus])
@@ -257,7 +265,7 @@ async def test_an_outage_longer_than_a_lease_takes_no_gpu_from_who_works_on_it(
     cluster.nats.kill()
     await made.at_work(OPENAI, A1111, running=0)
     cluster.nats.start()
-    await made.some_at_work(OPENAI, A1111)
+    await made.more_begun(OPENAI, A1111)
     await made.clear()
 
     await made.ends_well()
