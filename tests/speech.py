@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.gpusim.speech import Recognizer, Waveform, load
+from services.gpusim.speech import Recognizer, Waveform
+from services.gpusim.speech import load as really_load
 from services.gpusim.transcript import Transcript
 
 _PACKAGE = Path("usr/share/pocketsphinx/test/data/librivox")
@@ -64,4 +65,4 @@ class _Remembering(Recognizer):
 @cache
 def recognizer() -> Recognizer:
     """Give the one model of a test run: loading it, and listening, takes a second of both processors."""
-    return _Remembering(load())
+    return _Remembering(really_load())

@@ -16,11 +16,9 @@ import pytest_asyncio
 from aiohttp import ClientSession, FormData
 from msgspec.structs import replace
 
-from services.gpusim import speech
 from services.gpusim.control import Control
 from services.gpusim.main import running
 from services.gpusim.model import Fault, Options, Outcome, ProfileName
-from tests.speech import load as really_load
 
 LIBRIVOX = Path("/usr/share/pocketsphinx/test/data/librivox")
 """Read speech with its text, from Debian's pocketsphinx-testdata: apt-get install it."""
@@ -234,7 +232,7 @@ async def test_a_key_is_asked_for_with_403_and_never_for_health() -> None:
 
 
 async def test_without_the_extra_there_is_a_reason_and_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speech, "load", really_load)
+    monkeypatch.undo()  # the one model of all tests
     monkeypatch.setitem(sys.modules, "faster_whisper", None)  # its import fails
     async with running(OPTIONS) as url, ClientSession() as session:
         server = SpeechServer(session, url)
