@@ -26,7 +26,7 @@ W = TypeVar("W", Health, Learned)
 
 
 class KnownFleet:
-    """``instance`` is this process's own name; ``changed`` counts changes of any of the three.
+    """``instance`` is this process's own name.
 
     ``pauses`` are by key (schemas.control), what ``control.paused`` asks for.
     """
@@ -37,7 +37,6 @@ class KnownFleet:
         self.health: Mapping[BackendId, Health] = {}
         self.learned: Mapping[BackendId, Learned] = {}
         self.pauses: Mapping[str, Pause] = self._control.entries
-        self.changed = 0
         self.known = asyncio.Event()
         """Set once what was there at the start is known."""
 
@@ -57,11 +56,10 @@ class KnownFleet:
     async def _follow_fleet(self) -> None:
         async for _ in self._fleet.changes():
             self.health, self.learned = self._of(Health), self._of(Learned)
-            self.changed += 1
 
     async def _follow_control(self) -> None:
         async for _ in self._control.changes():
-            self.changed += 1
+            pass  # ``pauses`` are its entries
 
     def _of(self, kind: type[W]) -> dict[BackendId, W]:
         return {name: what for name, what in self._fleet.entries.values() if isinstance(what, kind)}

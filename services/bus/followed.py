@@ -32,8 +32,8 @@ class Followed(Generic[T]):
         """Set once what was there at the start is known."""
         return self._watch.follower.caught_up
 
-    async def changes(self) -> AsyncIterator[None]:
-        """Keep up with the bucket, and give control after each change; runs until cancelled."""
+    async def changes(self) -> AsyncIterator[list[str]]:
+        """Keep up with the bucket, and give the keys that have changed each time; runs until cancelled."""
         async for batch in self._watch.entries():
             self._revision = max(self._revision, *(entry.revision for entry in batch))
             for entry in batch:
@@ -43,7 +43,7 @@ class Followed(Generic[T]):
                 else:
                     self.entries[entry.key] = value
             self._moved.set()
-            yield
+            yield [entry.key for entry in batch]
 
     async def reached(self, revision: int, patience_s: float) -> bool:
         """Wait until a write of one's own is in here; False where that takes too long."""

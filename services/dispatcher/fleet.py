@@ -30,7 +30,6 @@ class Fleet:
     def __init__(self, bus: Bus, name: str) -> None:
         self._bucket = Bucket(bus, FLEET)
         self._followed = Followed(bus, FLEET, f"fleet-{name}", fleet.read)
-        self._seen: dict[str, object] = {}
         self._untold: dict[str, Health | Learned] = {}
         self._wake = asyncio.Event()
         self._learned: dict[BackendId, Learned] = {}
@@ -80,12 +79,9 @@ class Fleet:
 
     async def follow(self) -> None:
         """Keep up with what the others say; runs until cancelled."""
-        async for _ in self._followed.changes():
-            for key, entry in self._followed.entries.items():
-                if self._seen.get(key) is entry:
-                    continue
-                self._seen[key] = entry
-                match entry:
+        async for keys in self._followed.changes():
+            for key in keys:
+                match self._followed.entries.get(key):
                     case (backend, Health(by=by) as health) if by != self.name:
                         self._health[backend] = health
                         self.on_health(backend, health)

@@ -64,26 +64,16 @@ class Recognizer:
     ) -> Transcript:
         """Listen to all of it, or until the end of the segment in which it is stopped."""
         with self._lock:
-            return self._transcribed(waveform, stopped, prompt, temperature, words=words)
-
-    def _transcribed(
-        self,
-        waveform: Waveform,
-        stopped: threading.Event,
-        prompt: str | None,
-        temperature: float,
-        *,
-        words: bool,
-    ) -> Transcript:
-        segments, about = self._model.transcribe(
-            waveform,
-            beam_size=1,
-            language=LANGUAGE,
-            initial_prompt=prompt or None,
-            temperature=temperature,
-            word_timestamps=words,
-        )
-        heard = tuple(_segment(segment) for segment in takewhile(lambda _: not stopped.is_set(), segments))
+            segments, about = self._model.transcribe(
+                waveform,
+                beam_size=1,
+                language=LANGUAGE,
+                initial_prompt=prompt or None,
+                temperature=temperature,
+                word_timestamps=words,
+            )
+            # The model listens as its segments are taken.
+            heard = tuple(_segment(one) for one in takewhile(lambda _: not stopped.is_set(), segments))
         return Transcript(language=LANGUAGE, duration=float(about.duration), segments=heard)
 
 

@@ -42,7 +42,7 @@ class _Seat:
         return self.rest_s + self.load_s + self.unit_s * units
 
     def cost_s(self, units: float) -> float:
-        return self.rest_s + self.load_s + self.lost_s + self.unit_s * units
+        return self.end_s(units) + self.lost_s
 
 
 class _Spot:
@@ -166,7 +166,7 @@ class _Layout:
 
 
 def _soonest(seats: Sequence[_Seat], units: float) -> _Seat | None:
-    return min(seats, key=lambda s: s.rest_s + s.load_s + s.lost_s + s.unit_s * units, default=None)
+    return min(seats, key=lambda seat: seat.cost_s(units), default=None)
 
 
 def _cold(seat: _Seat) -> bool:

@@ -117,22 +117,21 @@ def seen(answer: Reply | Broken) -> Seen | None:
 
 def runs(answer: Reply | Broken) -> bool | None:
     """Say whether the task that was asked for is what runs; None where the server does not know it."""
-    if isinstance(answer, Broken) or answer.status != OK:
-        return None
-    standing = decoded(answer.body, _Standing)
-    if standing is None or not (standing.active or standing.queued or standing.completed):
-        return None
-    return standing.active
+    standing = _standing(answer)
+    return standing.active if standing else None
 
 
 def gone(answer: Reply | Broken) -> bool | None:
     """Say whether the task that was asked for has left the GPU; None where the server does not know it."""
+    standing = _standing(answer)
+    return not (standing.active or standing.queued) if standing else None
+
+
+def _standing(answer: Reply | Broken) -> _Standing | None:
     if isinstance(answer, Broken) or answer.status != OK:
         return None
-    standing = decoded(answer.body, _Standing)
-    if standing is None or not (standing.active or standing.queued or standing.completed):
-        return None
-    return not (standing.active or standing.queued)
+    found = decoded(answer.body, _Standing)
+    return found if found and (found.active or found.queued or found.completed) else None
 
 
 def progressed(found: Seen, number: int, of: int) -> Progressed:
