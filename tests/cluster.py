@@ -21,7 +21,7 @@ from schemas.task import FINAL
 from services import clock
 from services.bus.connection import Bus
 from services.bus.tasklog import TaskLog
-from services.gpusim.model import Options, ProfileName
+from services.gpusim.model import Fault, Options, ProfileName
 from services.process import background
 from tests.gpu import Gpu
 from tests.nats import NatsServer, free_port
@@ -204,6 +204,24 @@ class Cluster:
         events: list[Json] = answer["events"]
         return events
 
+    async def told(self, task_id: TaskId, event: str, times: int = 1) -> None:
+        """Wait until the log says so of a task."""
+
+        async def look() -> bool:
+            return types(await self.history(task_id)).count(event) >= times
+
+        await eventually(look, f"{event}, {times} times")
+
+    async def begun(self, gpu: Gpu, **members: Any) -> tuple[TaskId, Process]:  # Any: JSON
+        """Start the first dispatcher, and have it begin a job that has an id and does not end by itself."""
+        await self.start("projector", "api")
+        [dispatcher] = await self.start("dispatcher-1")
+        await gpu.script(Fault.HANG)
+        task_id = await self.submit(**members)
+        await self.told(task_id, "attached")
+        await at_work(gpu)
+        return task_id, dispatcher
+
     @contextlib.asynccontextmanager
     async def log(self) -> AsyncIterator[tuple[Bus, TaskLog]]:
         """Give a connection of the test's own to the log."""
@@ -226,6 +244,13 @@ class Cluster:
         await asyncio.gather(*(asyncio.to_thread(process.end) for process in self._processes))
         await self._exits.aclose()
         self.nats.stop()
+
+
+async def at_work(gpu: Gpu) -> None:
+    async def look() -> bool:
+        return (await gpu.stats()).running == 1
+
+    await eventually(look, "the GPU works")
 
 
 def types(events: list[Json]) -> list[str]:

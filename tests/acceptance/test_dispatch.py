@@ -3,18 +3,9 @@
 import asyncio
 import signal
 
-from schemas.ids import TaskId
 from services.gpusim.model import Fault, ProfileName
 from tests.acceptance.conftest import MakeCluster
-from tests.cluster import Cluster, eventually, finals, types
-
-
-async def busy(cluster: Cluster, variable: str) -> bool:
-    return (await cluster.gpus[variable].stats()).running == 1
-
-
-async def told(cluster: Cluster, task_id: TaskId, event: str, times: int = 1) -> bool:
-    return types(await cluster.history(task_id)).count(event) >= times
+from tests.cluster import Cluster, at_work, eventually, finals, types
 
 
 async def drawn(cluster: Cluster, jobs: int) -> bool:
@@ -26,14 +17,10 @@ async def test_a_job_of_a_killed_dispatcher_is_gone_on_with_and_the_gpu_has_run_
 ) -> None:
     cluster = make_cluster(lease_s=3)
     gpu = await cluster.gpu("IMAGE_GEN_URL_1")
-    await cluster.start("projector", "api")
-    [first] = await cluster.start("dispatcher-1")
-    await gpu.script(Fault.HANG)
-    task_id = await cluster.submit()
-    await eventually(lambda: told(cluster, task_id, "attached"), "the job has its id")
+    task_id, first = await cluster.begun(gpu)
     first.kill()
     await cluster.start("dispatcher-2")
-    await eventually(lambda: told(cluster, task_id, "attached", 2), "the job is gone on with")
+    await cluster.told(task_id, "attached", 2)
     await gpu.clear()
 
     document = await cluster.finished(task_id)
@@ -48,11 +35,7 @@ async def test_a_job_of_a_killed_dispatcher_is_gone_on_with_and_the_gpu_has_run_
 async def test_a_job_that_ended_while_no_dispatcher_lived_is_fetched(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(lease_s=2)
     gpu = await cluster.gpu("IMAGE_GEN_URL_1")
-    await cluster.start("projector", "api")
-    [first] = await cluster.start("dispatcher-1")
-    await gpu.script(Fault.HANG)
-    task_id = await cluster.submit()
-    await eventually(lambda: told(cluster, task_id, "attached"), "the job has its id")
+    task_id, first = await cluster.begun(gpu)
     first.kill()
     await gpu.clear()
     await eventually(lambda: drawn(cluster, 1), "the job has ended")
@@ -73,7 +56,7 @@ async def test_a_request_of_a_killed_dispatcher_is_made_again_by_another(make_cl
     await gpu.script(Fault.HANG)
     task_id = await cluster.submit()
     await cluster.reached(task_id, "RUNNING")
-    await eventually(lambda: busy(cluster, "IMAGE_GEN_URL_1"), "the GPU works")
+    await at_work(gpu)
     first.kill()
     await cluster.start("dispatcher-2")
     await gpu.clear()
@@ -92,17 +75,13 @@ async def test_a_frozen_dispatcher_that_wakes_up_neither_repeats_nor_overbooks(
 ) -> None:
     cluster = make_cluster(lease_s=2, unknown_run_s=2)
     gpu = await cluster.gpu("IMAGE_GEN_URL_1")
-    await cluster.start("projector", "api")
-    [sleeper] = await cluster.start("dispatcher-1")
-    await gpu.script(Fault.HANG)
-    task_id = await cluster.submit()
-    await eventually(lambda: told(cluster, task_id, "attached"), "the job has its id")
+    task_id, sleeper = await cluster.begun(gpu)
     sleeper.freeze()
     await cluster.start("dispatcher-2")
     later = await cluster.submit("a blue whale")
 
     # The second dispatcher goes on with the job of the first one, and the later task waits for that.
-    await eventually(lambda: told(cluster, task_id, "attached", 2), "the job is gone on with")
+    await cluster.told(task_id, "attached", 2)
     assert (await cluster.document(later))["status"] == "QUEUED"
     sleeper.wake()
     await gpu.clear()
@@ -128,7 +107,7 @@ async def test_a_draining_dispatcher_finishes_what_it_has_and_takes_no_more(
     [dispatcher] = await cluster.start("dispatcher-1")
     await gpu.script(Fault.HANG)
     running, waiting = await cluster.submit(), await cluster.submit()
-    await eventually(lambda: busy(cluster, "IMAGE_GEN_URL_1"), "the GPU works")
+    await at_work(gpu)
     dispatcher.signal(signal.SIGTERM)
     await gpu.clear()
 
@@ -143,16 +122,12 @@ async def test_a_job_that_does_not_end_within_the_grace_is_gone_on_with_by_anoth
 ) -> None:
     cluster = make_cluster(drain_grace_s=0.2)
     gpu = await cluster.gpu("IMAGE_GEN_URL_1")
-    await cluster.start("projector", "api")
-    [dispatcher] = await cluster.start("dispatcher-1")
-    await gpu.script(Fault.HANG)
-    task_id = await cluster.submit()
-    await eventually(lambda: told(cluster, task_id, "attached"), "the job has its id")
+    task_id, dispatcher = await cluster.begun(gpu)
     dispatcher.signal(signal.SIGTERM)
     assert await dispatcher.ended() == 0
     assert (await cluster.document(task_id))["status"] == "RUNNING"
     await cluster.start("dispatcher-2")
-    await eventually(lambda: told(cluster, task_id, "attached", 2), "the job is gone on with")
+    await cluster.told(task_id, "attached", 2)
     await gpu.clear()
 
     document = await cluster.finished(task_id)
@@ -171,7 +146,7 @@ async def test_a_request_that_does_not_end_within_the_grace_is_handed_back(
     [dispatcher] = await cluster.start("dispatcher-1")
     await gpu.script(Fault.HANG)
     task_id = await cluster.submit()
-    await eventually(lambda: busy(cluster, "IMAGE_GEN_URL_1"), "the GPU works")
+    await at_work(gpu)
     dispatcher.signal(signal.SIGTERM)
     assert await dispatcher.ended() == 0
     assert types(await cluster.history(task_id))[-1] == "requeued"

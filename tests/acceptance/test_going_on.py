@@ -3,14 +3,12 @@
 import signal
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from schemas.ids import TaskId
 from services.gpusim.model import Fault, ProfileName
 from tests.acceptance.conftest import MakeCluster
-from tests.cluster import Cluster, Json, Process, eventually, finals, types
+from tests.cluster import Cluster, Json, at_work, eventually, finals, types
 from tests.gpu import Gpu
 
 WORKFLOW = Path(__file__).parents[2] / "deploy" / "comfyui" / "text-to-image.json"
@@ -26,37 +24,12 @@ async def resuming(cluster: Cluster, profile: ProfileName) -> Gpu:
     return await cluster.gpu(URL, profile=profile)
 
 
-async def at_work(gpu: Gpu) -> None:
-    async def look() -> bool:
-        return (await gpu.stats()).running == 1
-
-    await eventually(look, "the GPU works")
-
-
-async def told(cluster: Cluster, task_id: TaskId, event: str, times: int = 1) -> None:
-    async def look() -> bool:
-        return types(await cluster.history(task_id)).count(event) >= times
-
-    await eventually(look, f"{event}, {times} times")
-
-
 async def stuck(cluster: Cluster) -> None:
     async def look() -> bool:
         _, backend = await cluster.ask("GET", "/api/v1/backends/image-1")
         return bool(backend["condition"] == "stuck")
 
     await eventually(look, "the slot drains", 20)
-
-
-async def begun(cluster: Cluster, gpu: Gpu, **members: Any) -> tuple[TaskId, Process]:  # Any: JSON
-    """Start the first dispatcher, and have it begin a job that does not end by itself."""
-    await cluster.start("projector", "api")
-    [dispatcher] = await cluster.start("dispatcher-1")
-    await gpu.script(Fault.HANG)
-    task_id = await cluster.submit(**members)
-    await told(cluster, task_id, "attached")
-    await at_work(gpu)
-    return task_id, dispatcher
 
 
 def errors(document: Json) -> list[str | None]:
@@ -69,7 +42,7 @@ async def test_a_job_that_its_gpu_has_forgotten_is_made_again(
 ) -> None:
     cluster = make_cluster(lease_s=2)
     gpu = await resuming(cluster, profile)
-    task_id, first = await begun(cluster, gpu)
+    task_id, first = await cluster.begun(gpu)
     first.kill()
     await gpu.crash()
     await cluster.start("dispatcher-2")
@@ -88,7 +61,7 @@ async def test_a_cancel_while_no_dispatcher_lives_counts_at_once_and_its_gpu_is_
 ) -> None:
     cluster = make_cluster(lease_s=2, stuck_after_s=0.5)
     gpu = await resuming(cluster, profile)
-    task_id, first = await begun(cluster, gpu)
+    task_id, first = await cluster.begun(gpu)
     first.kill()
     status, answer = await cluster.ask("POST", f"/api/v1/tasks/{task_id}/cancel")
     assert (status, answer["outcome"]) == (200, "CANCELLED")
@@ -111,13 +84,13 @@ async def test_a_job_on_a_drained_backend_is_gone_on_with_and_no_other_begins_th
 ) -> None:
     cluster = make_cluster(lease_s=2)
     gpu = await resuming(cluster, profile)
-    task_id, first = await begun(cluster, gpu)
+    task_id, first = await cluster.begun(gpu)
     status, answer = await cluster.ask("PATCH", "/api/v1/backends/image-1", json={"wanted": "draining"})
     assert (status, answer["wanted"]) == (200, "draining"), answer
     first.kill()
     later = await cluster.submit("a blue whale")
     await cluster.start("dispatcher-2")
-    await told(cluster, task_id, "attached", 2)
+    await cluster.told(task_id, "attached", 2)
     await gpu.clear()
 
     document = await cluster.finished(task_id)
@@ -133,10 +106,10 @@ async def test_the_run_timeout_counts_from_the_start_of_the_attempt_whoever_has_
 ) -> None:
     cluster = make_cluster(lease_s=2)
     gpu = await resuming(cluster, profile)
-    task_id, first = await begun(cluster, gpu, run_timeout_s=4, max_attempts=1)
+    task_id, first = await cluster.begun(gpu, run_timeout_s=4, max_attempts=1)
     first.kill()
     await cluster.start("dispatcher-2")
-    await told(cluster, task_id, "attached", 2)
+    await cluster.told(task_id, "attached", 2)
     document = await cluster.finished(task_id)
     history = await cluster.history(task_id)
 
@@ -154,11 +127,11 @@ async def test_of_two_that_could_go_on_with_a_job_one_does(
 ) -> None:
     cluster = make_cluster(lease_s=2)
     gpu = await resuming(cluster, profile)
-    task_id, first = await begun(cluster, gpu)
+    task_id, first = await cluster.begun(gpu)
     await cluster.start("dispatcher-2", "dispatcher-3")
     status_is_known = await cluster.submit("a blue whale", backend="image-1")
     first.kill()
-    await told(cluster, task_id, "attached", 2)
+    await cluster.told(task_id, "attached", 2)
     await gpu.clear()
     for each in (task_id, status_is_known):
         assert (await cluster.finished(each))["status"] == "DONE"
@@ -210,7 +183,7 @@ async def test_a_dispatcher_that_lost_its_slot_between_two_pictures_does_not_ask
     await cluster.reached(later, "RUNNING")
     await at_work(gpu)
     sleeper.wake()
-    await told(cluster, task_id, "attempt_failed")
+    await cluster.told(task_id, "attempt_failed")
     await gpu.clear()
 
     for each in (task_id, later):

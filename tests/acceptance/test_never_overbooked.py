@@ -58,19 +58,30 @@ class Fleet:
 
         await eventually(look, f"{running} at work on each of {names}")
 
-    async def more_begun(self, *names: str) -> None:
-        """Wait until one of these GPUs has begun a second job; that may be over before anybody looks."""
+    async def begun(self, *names: str) -> int:
+        """Count the jobs that these GPUs have begun, by default all."""
+        return sum([(await self.gpus[name].stats()).jobs.started for name in names or self.gpus])
+
+    async def more_begun(self, before: int, *names: str) -> None:
+        """Wait until another job has begun; that may be over before anybody looks."""
 
         async def look() -> bool:
-            return any([(await self.gpus[name].stats()).jobs.started > 1 for name in names])
+            return await self.begun(*names) > before
 
-        await eventually(look, f"a second job on one of {names}")
+        await eventually(look, "another job has begun")
 
-    async def some_at_work(self, *names: str) -> None:
-        async def look() -> bool:
-            return any([(await self.gpus[name].stats()).running for name in names or self.gpus])
+    async def hung(self, seconds: float) -> tuple[list[TaskId], list[TaskId]]:
+        """Give every GPU a job that it hangs on; the tasks, and those of them that can be found again.
 
-        await eventually(look, "some GPU works")
+        A request that outlives its dispatcher ends after ``seconds``, since nobody could tell that it has.
+        """
+        await self.script(Fault.HANG, OPENAI, seconds=seconds)
+        await self.script(Fault.HANG, A1111, *RESUMED)
+        hung = await self.submit(*self.gpus)
+        await self.at_work(*self.gpus)
+        resumed = [task_id for name, task_id in zip(self.gpus, hung, strict=True) if name in RESUMED]
+        await self.attached(resumed)
+        return hung, resumed
 
     async def crashed(self) -> None:
         async def look() -> bool:
@@ -199,13 +210,7 @@ async def test_dispatchers_that_are_killed_at_work_leave_nothing_undone_and_noth
     cluster = make_cluster(**PATIENT, unknown_run_s=4)
     made = await fleet(cluster, step_ms=20.0)
     dispatchers = await begin(made, *DISPATCHERS)
-    # A request that outlives its dispatcher ends by itself, since nobody could tell that it has.
-    await made.script(Fault.HANG, OPENAI, seconds=3)
-    await made.script(Fault.HANG, A1111, *RESUMED)
-    hung = await made.submit(*made.gpus)
-    await made.at_work(*made.gpus)
-    resumed = [task_id for name, task_id in zip(made.gpus, hung, strict=True) if name in RESUMED]
-    await made.attached(resumed)
+    hung, resumed = await made.hung(seconds=3)
     for dispatcher in dispatchers:
         dispatcher.kill()
     later = await made.submit(*made.gpus, *[None] * 8)
@@ -213,8 +218,9 @@ async def test_dispatchers_that_are_killed_at_work_leave_nothing_undone_and_noth
     await made.attached(resumed, times=2)
     await made.clear()
     await asyncio.gather(*(cluster.finished(task_id) for task_id in later))
+    before = await made.begun()
     later += await made.submit(*[None] * 16)
-    await made.some_at_work()
+    await made.more_begun(before)
     others[0].kill()
     await cluster.start("dispatcher-7")
 
@@ -229,12 +235,7 @@ async def test_dispatchers_that_freeze_at_work_and_wake_up_overbook_nothing(
     cluster = make_cluster(**PATIENT, unknown_run_s=4)
     made = await fleet(cluster, step_ms=20.0)
     sleepers = await begin(made, *DISPATCHERS)
-    await made.script(Fault.HANG, OPENAI, seconds=3)
-    await made.script(Fault.HANG, A1111, *RESUMED)
-    hung = await made.submit(*made.gpus)
-    await made.at_work(*made.gpus)
-    resumed = [task_id for name, task_id in zip(made.gpus, hung, strict=True) if name in RESUMED]
-    await made.attached(resumed)
+    hung, resumed = await made.hung(seconds=3)
     for sleeper in sleepers:
         sleeper.freeze()
     later = await made.submit(*made.gpus, *[None] * 8)
@@ -264,8 +265,9 @@ async def test_an_outage_longer_than_a_lease_takes_no_gpu_from_who_works_on_it(
     await made.at_work(*made.gpus)
     cluster.nats.kill()
     await made.at_work(OPENAI, A1111, running=0)
+    before = await made.begun(OPENAI, A1111)
     cluster.nats.start()
-    await made.more_begun(OPENAI, A1111)
+    await made.more_begun(before, OPENAI, A1111)
     await made.clear()
 
     await made.ends_well()
