@@ -130,7 +130,8 @@ class Execution:
             return False
         log.info("task.gone_on_with", task_id=work.task.task_id, attempt=number, remote_id=remote_id)
         attempt = await self._prepared(work, submission, number)
-        await self._call(work, held, replace(attempt, job=replace(attempt.job, remote_id=remote_id)))
+        job = replace(attempt.job, remote_id=remote_id)
+        await self._call(work, held, replace(attempt, job=job, canary=False))
         return True
 
     async def _admitted(self, held: Held, lease: Lease) -> bool:
@@ -178,7 +179,7 @@ class Execution:
             expected_s=self._registry.expected_s(gpu, model, amount),
         )
         job = await persistently(lambda: results.with_audio(self._artifacts, job, submission.request))
-        return Prepared(job=job, model=model, units=amount, cold=cold)
+        return Prepared(job=job, model=model, units=amount, cold=cold, canary=work.instance.on_trial)
 
     def _lease(self, held: Held, submission: AnySubmission, job: Job) -> Lease:
         now = clock.now()

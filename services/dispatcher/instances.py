@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from schemas import fleet, registry
 from schemas.errors import UnavailableError
-from schemas.fleet import Condition
+from schemas.fleet import Circuit, Condition
 from schemas.ids import BackendId
 from schemas.registry import Backend, Protocol, Wanted
 from schemas.subjects import BACKENDS, lease_key
@@ -121,9 +121,14 @@ class Instance:
         """Note that a call was served."""
         self._become(health.served(self.state, clock.now(), self.backend.slots))
 
-    def failed(self, reason: str) -> None:
+    @property
+    def on_trial(self) -> bool:
+        """Whether what begins there now is a canary."""
+        return health.phase(self.state, clock.now()) is not Circuit.CLOSED
+
+    def failed(self, reason: str, *, canary: bool) -> None:
         """Note that a call failed by the backend's own fault."""
-        self._become(health.failed(self.state, reason, clock.now(), self._limits))
+        self._become(health.failed(self.state, reason, clock.now(), self._limits, canary=canary))
 
     def stuck(self, reason: str) -> None:
         """Note that a call of ours that was stopped, or lost, does not end."""

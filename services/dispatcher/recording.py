@@ -45,12 +45,16 @@ _STRIKES: Final = frozenset({ErrorClass.TRANSIENT, ErrorClass.LOST})
 
 
 class Prepared(Struct, frozen=True, kw_only=True):
-    """An attempt that can be made: ``model`` by the backend's own name, ``cold`` if it has to be loaded."""
+    """An attempt that can be made: ``model`` by the backend's own name, ``cold`` if it has to be loaded.
+
+    ``canary``: by how it ends, its backend's circuit is closed or opened anew.
+    """
 
     job: Job
     model: str
     units: float
     cold: bool
+    canary: bool
 
 
 class Recorder:
@@ -79,7 +83,7 @@ class Recorder:
                 await self._record_done(work, attempt, outcome, run_s)
             case Failed(error=error):
                 log.info("attempt.failed", task_id=job.task_id, attempt=job.attempt, code=error.code)
-                _blame(work.instance, error)
+                _blame(work.instance, error, attempt)
                 await work.settle(
                     after_failure(
                         work.task,
@@ -93,7 +97,7 @@ class Recorder:
                 log.info(
                     "attempt.interrupted", task_id=job.task_id, attempt=job.attempt, reason=str(reason)
                 )
-                await self._record_interrupted(work, held, reason)
+                await self._record_interrupted(work, held, attempt, reason)
 
     async def _record_done(self, work: Work, attempt: Prepared, finished: Finished, run_s: float) -> None:
         job, backend = attempt.job, work.instance.backend
@@ -112,14 +116,14 @@ class Recorder:
                     await results.discard(self._artifacts, done)
             await work.leave()
 
-    async def _record_interrupted(self, work: Work, held: Held, reason: Reason) -> None:
+    async def _record_interrupted(self, work: Work, held: Held, attempt: Prepared, reason: Reason) -> None:
         now = clock.now()
         match reason:
             case Reason.OVER | Reason.TAKEN:
                 await persistently(work.look_up)
                 await work.leave()
             case Reason.TIMEOUT:
-                _blame(work.instance, TIMEOUT)
+                _blame(work.instance, TIMEOUT, attempt)
                 await work.settle(after_failure(work.task, TIMEOUT, now=now, policy=self._retry))
             case Reason.EXPIRED:
                 if event := expired(work.task, now):
@@ -134,12 +138,12 @@ class Recorder:
                 await work.settle(handed_back(work.task, "shutdown", now=now))
 
 
-def _blame(instance: Instance, error: TaskError) -> None:
+def _blame(instance: Instance, error: TaskError, attempt: Prepared) -> None:
     """Note against a backend what it did; a request that was wrong is nothing against it."""
     if condition := _CONDITIONS.get(error.error_class):
         instance.suspend(condition, error.message)
     elif error.error_class in _STRIKES:
-        instance.failed(error.message)
+        instance.failed(error.message, canary=attempt.canary)
 
 
 def _same_attempt(task: Task, job: Job) -> bool:

@@ -135,7 +135,7 @@ def test_whatever_is_seen_the_next_probe_comes_in_bounds(seen: list[tuple[Health
 def opened(times: int = 3, seconds: float = 0) -> State:
     state = UP
     for _ in range(times):
-        state = failed(state, "CUDA error", at(seconds), LIMITS)
+        state = failed(state, "CUDA error", at(seconds), LIMITS, canary=False)
     return state
 
 
@@ -146,7 +146,7 @@ def test_failures_in_a_row_open_the_circuit_and_one_less_does_not() -> None:
 
 
 def test_a_success_in_between_starts_the_count_of_failures_anew() -> None:
-    state = failed(served(opened(2), T0, 4), "again", T0, LIMITS)
+    state = failed(served(opened(2), T0, 4), "again", T0, LIMITS, canary=False)
 
     assert (state.circuit, state.failures) == (Circuit.CLOSED, 1)
 
@@ -176,9 +176,21 @@ def test_a_canary_that_does_not_come_back_opens_the_circuit_for_twice_as_long() 
         assert state.open_until is not None
         lasted.append((state.open_until - at(now)).total_seconds())
         now += lasted[-1]
-        state = failed(state, "CUDA error", at(now), LIMITS)
+        state = failed(state, "CUDA error", at(now), LIMITS, canary=True)
 
     assert lasted == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+
+
+@pytest.mark.parametrize("now", [0, 5, 60])
+def test_what_was_under_way_before_does_not_decide_for_a_canary(now: float) -> None:
+    state = opened()
+    after = failed(state, "lost in the crash", at(now), LIMITS, canary=False)
+
+    assert (after.circuit, after.openings, after.open_until) == (state.circuit, 1, state.open_until)
+    recovered = probed(suspended(UP, Condition.DOWN, "gone"), Ready(), busy=False)
+    lost = failed(recovered, "lost in the crash", at(now), LIMITS, canary=False)
+    assert shown(lost, at(now)) is Condition.UP
+    assert width(lost, at(now), 4, last=False) == 1
 
 
 def test_the_last_of_its_kind_works_on_whatever_fails_there() -> None:

@@ -108,10 +108,15 @@ def served(state: State, now: datetime, slots: int) -> State:
     )
 
 
-def failed(state: State, reason: str, now: datetime, limits: Limits) -> State:
-    """Take in that a call failed by the backend's own fault."""
+def failed(state: State, reason: str, now: datetime, limits: Limits, *, canary: bool) -> State:
+    """Take in that a call failed by the backend's own fault.
+
+    ``canary``: it was begun to find out whether the backend works again. Of what was under way before, and
+    is only now known to be lost, nothing is learned about that.
+    """
     failures = state.failures + 1
-    if phase(state, now) is Circuit.CLOSED and failures < limits.failures:
+    closed = phase(state, now) is Circuit.CLOSED
+    if not (failures >= limits.failures if closed else canary):
         return replace(state, failures=failures)
     longest: timedelta = min(LONGEST_OPEN, limits.open_for * (1 << min(state.openings, _DOUBLINGS)))
     return replace(
