@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from schemas import envelope, subjects
+from schemas import envelope, previews, subjects
 from schemas.events import TOKENS, TaskEvent
 from schemas.ids import TaskId
 from schemas.subjects import Address, Lane
@@ -22,8 +22,8 @@ _WAKES: Final = ("submitted", "cancelled", "expired")
 _ALL: Final = tuple(TOKENS.values())
 OPERATIONS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("api", "send"): (*_API, "schedule", "suspect"),
-    ("api", "receive"): ("applied",),
-    ("dispatcher", "send"): (*_DISPATCHER, "progress"),
+    ("api", "receive"): ("applied", "preview"),
+    ("dispatcher", "send"): (*_DISPATCHER, "progress", "preview"),
     ("dispatcher", "receive"): ("submitted", *(f"wake_{token}" for token in _WAKES)),
     ("projector", "send"): ("applied",),
     ("projector", "receive"): (*_ALL, "progress", "suspect"),
@@ -103,6 +103,11 @@ def _channels() -> dict[str, tuple[str, str, str]]:
             "progress",
             f"Stream {subjects.PROGRESS}: how far a running attempt is, the latest only.",
         ),
+        "preview": (
+            subjects.preview_subject(TaskId("{id}")),
+            "preview",
+            f"Stream {subjects.PROGRESS}: how its picture looks so far, the latest only.",
+        ),
         "applied": (subjects.APPLIED, "hint", "Core NATS: the projector has committed; look."),
         "suspect": (subjects.SUSPECT, "hint", "Core NATS: the read model's file could not be read."),
     }
@@ -142,6 +147,22 @@ def _messages() -> Json:
         "progress": {
             "name": "taskfold.progress.v1",
             "payload": _payload("./progress.v1.json"),
+        },
+        "preview": {
+            "name": "taskfold.preview",
+            "summary": f"A JPEG, PNG or WebP, of {previews.MAX_BYTES // 1024} KiB at most.",
+            "contentType": "image/*",
+            "headers": {
+                "type": "object",
+                "properties": {
+                    previews.ATTEMPT: {
+                        "type": "string",
+                        "pattern": "^[0-9]+$",
+                        "description": "the attempt",
+                    }
+                },
+                "required": [previews.ATTEMPT],
+            },
         },
         "hint": {"name": "taskfold.hint", "summary": "Empty; that it comes is all it says."},
     }

@@ -4,7 +4,7 @@ The one rule: the body says what happened, the headers say which event it is and
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import quote
 
@@ -54,6 +54,11 @@ def attributes(
     if traceparent:
         headers[TRACEPARENT] = traceparent
     return headers
+
+
+def kept(keep: timedelta | None) -> dict[str, str]:
+    """Build the header that ends a message after so long, to the second; none: when its stream does."""
+    return {} if keep is None else {TTL: f"{max(1, int(keep.total_seconds()))}s"}
 
 
 def guarded(expected: int, guard: str) -> dict[str, str]:

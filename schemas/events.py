@@ -6,7 +6,7 @@ every event ever published still decodes. An event's body is its data alone; its
 """
 
 from enum import StrEnum
-from typing import Annotated, Final, get_args
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -166,8 +166,30 @@ class TaskExpired(Event, frozen=True, kw_only=True):
     due_at: Instant
 
 
+class Facts(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What stays of an erased task: all but what the user put in and got out.
+
+    ``number``: the sequence of its first event, which is no longer in the log. ``submission`` has neither
+    prompt nor recording nor metadata, ``artifacts`` are names of what is gone.
+    """
+
+    number: int
+    status: Literal["DONE", "FAILED", "CANCELLED", "EXPIRED"]
+    submission: AnySubmission | None = None
+    submitted_at: Instant | None = None
+    finished_at: Instant | None = None
+    attempts: tuple[Attempt, ...] = ()
+    counted: int = 0
+    artifacts: tuple[Artifact, ...] = ()
+    usage: Usage | None = None
+    error: TaskError | None = None
+
+
 class TaskErased(Event, frozen=True, kw_only=True):
+    """Alone it stands for the whole life: the events before it are gone from the log."""
+
     by: str
+    facts: Facts | None = None
 
 
 TaskEvent = (
@@ -217,13 +239,17 @@ def decode(token: str, body: bytes) -> TaskEvent:
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """How far a running attempt is, 0 to 1; ``estimated`` where the backend does not say. May be lost."""
+    """How far a running attempt is, 0 to 1; ``estimated`` where the backend does not say. May be lost.
+
+    ``preview`` names its latest preview, which is stored apart.
+    """
 
     attempt: int
     fraction: float
     step: int | None = None
     steps: int | None = None
     estimated: bool = False
+    preview: str | None = None
 
 
 decode_progress: Final = msgspec.json.Decoder(Progress).decode

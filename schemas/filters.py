@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from schemas.errors import Code, RejectedError
+from schemas.ids import BatchId, parse_batch_id
 from schemas.requests import Instant, Kind, Name, Priority
 from schemas.task import FINAL, Status
 
@@ -37,6 +38,7 @@ class Filter(Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: Name | None = None
     error: Name | None = None
     priority: Priority | None = None
+    batch: BatchId | None = None
     submitted_after: Instant | None = None
     submitted_before: Instant | None = None
     finished_after: Instant | None = None
@@ -108,6 +110,8 @@ def _statuses(text: str, allowed: Sequence[Status]) -> tuple[Status, ...]:
 
 def _value(name: str, text: str) -> object:
     """Read one member; a time is told from a name by what the member is called."""
+    if name == "batch":
+        return parse_batch_id(text, name)
     choices = _CHOICES.get(name)
     if choices is not None:
         if text not in choices:

@@ -10,6 +10,8 @@ TaskId = NewType("TaskId", str)
 BackendId = NewType("BackendId", str)
 ArtifactId = NewType("ArtifactId", str)
 EventId = NewType("EventId", str)
+UploadId = NewType("UploadId", str)
+BatchId = NewType("BatchId", str)
 
 ANY_MODEL = "any"
 
@@ -20,13 +22,27 @@ _ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 def parse_task_id(text: str, member: str = "task_id") -> TaskId:
     """Accept a canonical lower-case UUID; anything else is RejectedError(invalid_id)."""
+    return TaskId(_uuid(text, member))
+
+
+def parse_upload_id(text: str) -> UploadId:
+    """Accept a canonical lower-case UUID of the client's; anything else is RejectedError(invalid_id)."""
+    return UploadId(_uuid(text, "upload_id"))
+
+
+def _uuid(text: str, member: str) -> str:
     if not _UUID.fullmatch(text):
         raise RejectedError(
             Code.INVALID_ID,
             f"{member} is a UUID in lower case, as 0199d4e8-7c1a-7000-8000-0123456789ab",
             member=member,
         )
-    return TaskId(text)
+    return text
+
+
+def parse_batch_id(text: str, member: str = "batch_id") -> BatchId:
+    """Accept a canonical lower-case UUID; anything else is RejectedError(invalid_id)."""
+    return BatchId(parse_task_id(text, member))
 
 
 def parse_artifact_id(text: str) -> ArtifactId | None:
@@ -53,3 +69,8 @@ def slug(model: str) -> str:
 
 def artifact_id(task_id: TaskId, attempt: int, number: int) -> ArtifactId:
     return ArtifactId(f"{task_id}-{attempt}-{number}")
+
+
+def upload_artifact_id(upload_id: UploadId) -> ArtifactId:
+    """Give the name of the artifact that an upload becomes."""
+    return ArtifactId(f"upload-{upload_id}")

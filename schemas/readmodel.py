@@ -2,12 +2,12 @@
 
 The one rule: no SQL stands anywhere else, but what ``selections`` puts together. ``tasks.number`` is the
 sequence of a task's first event, so that order of submission is order of the primary key. Times are text as
-the API shows them.
+the API shows them. ``events`` say how their task stood right after them.
 """
 
 from typing import Final
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 TABLES: Final = """
 CREATE TABLE checkpoint (
@@ -15,11 +15,12 @@ CREATE TABLE checkpoint (
     sequence INTEGER NOT NULL,
     stream   TEXT NOT NULL,
     schema   INTEGER NOT NULL,
-    ignored  INTEGER NOT NULL
+    ignored  INTEGER NOT NULL,
+    pruned   INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE tasks (
     number       INTEGER PRIMARY KEY,
-    task_id      TEXT NOT NULL UNIQUE,
+    task_id      TEXT NOT NULL,
     kind         TEXT NOT NULL,
     status       TEXT NOT NULL,
     tenant       TEXT NOT NULL,
@@ -33,38 +34,54 @@ CREATE TABLE tasks (
     user         TEXT,
     units        REAL NOT NULL,
     origin       TEXT,
+    batch        TEXT,
     backend      TEXT,
     error_code   TEXT,
     finished_at  TEXT,
     doc          BLOB NOT NULL,
-    state        BLOB NOT NULL
+    state        BLOB
 ) STRICT;
-CREATE INDEX tasks_by_status ON tasks (status, number);
-CREATE INDEX tasks_by_kind ON tasks (kind, number);
-CREATE INDEX tasks_by_kind_and_status ON tasks (kind, status, number);
-CREATE INDEX tasks_due ON tasks (due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX tasks_in_line ON tasks (kind, priority, number, status) WHERE status IN ('QUEUED', 'RETRYING');
-CREATE INDEX tasks_in_queue ON tasks (kind, model, submitted_at) WHERE status IN ('QUEUED', 'RETRYING');
-CREATE INDEX tasks_by_tenant ON tasks (tenant, number);
-CREATE INDEX tasks_by_model ON tasks (model, number);
-CREATE INDEX tasks_by_user ON tasks (user, number) WHERE user IS NOT NULL;
-CREATE INDEX tasks_by_backend ON tasks (backend, number) WHERE backend IS NOT NULL;
-CREATE INDEX tasks_by_error ON tasks (error_code, number) WHERE error_code IS NOT NULL;
-CREATE INDEX tasks_by_origin ON tasks (origin) WHERE origin IS NOT NULL;
-CREATE INDEX tasks_by_submission ON tasks (submitted_at);
-CREATE INDEX tasks_by_end ON tasks (finished_at, number) WHERE finished_at IS NOT NULL;
 CREATE TABLE tags (
     tag    TEXT NOT NULL,
     number INTEGER NOT NULL,
     PRIMARY KEY (tag, number)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE events (
-    sequence INTEGER PRIMARY KEY,
-    task_id  TEXT NOT NULL,
-    type     TEXT NOT NULL,
-    wire     BLOB NOT NULL
+    sequence   INTEGER PRIMARY KEY,
+    number     INTEGER NOT NULL,
+    type       TEXT NOT NULL,
+    status     TEXT NOT NULL,
+    backend    TEXT,
+    error_code TEXT,
+    wire       BLOB NOT NULL
 ) STRICT;
-CREATE INDEX events_by_task ON events (task_id, sequence);
+CREATE VIEW history AS
+SELECT e.sequence, t.number, t.task_id, t.address, e.wire FROM events e JOIN tasks t ON t.number = e.number;
+CREATE TABLE batches (
+    batch_id     TEXT PRIMARY KEY,
+    number       INTEGER NOT NULL,
+    sequence     INTEGER NOT NULL,
+    tenant       TEXT NOT NULL,
+    user         TEXT,
+    size         INTEGER NOT NULL,
+    submitted_at TEXT NOT NULL,
+    finished_at  TEXT,
+    scheduled    INTEGER NOT NULL,
+    queued       INTEGER NOT NULL,
+    running      INTEGER NOT NULL,
+    retrying     INTEGER NOT NULL,
+    done         INTEGER NOT NULL,
+    failed       INTEGER NOT NULL,
+    cancelled    INTEGER NOT NULL,
+    expired      INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE moments (
+    sequence INTEGER PRIMARY KEY,
+    queues   BLOB NOT NULL
+) STRICT;
+CREATE TABLE forgotten (
+    number INTEGER PRIMARY KEY
+) STRICT;
 CREATE TABLE progress (
     task_id  TEXT PRIMARY KEY,
     revision INTEGER NOT NULL UNIQUE,
@@ -93,19 +110,39 @@ CREATE TABLE queues (
     PRIMARY KEY (kind, model)
 ) STRICT, WITHOUT ROWID;
 """
+INDEXES: Final = """
+CREATE UNIQUE INDEX tasks_by_id ON tasks (task_id);
+CREATE INDEX tasks_by_status ON tasks (status, number);
+CREATE INDEX tasks_by_kind ON tasks (kind, number);
+CREATE INDEX tasks_by_kind_and_status ON tasks (kind, status, number);
+CREATE INDEX tasks_due ON tasks (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX tasks_in_line ON tasks (kind, priority, number, status) WHERE status IN ('QUEUED', 'RETRYING');
+CREATE INDEX tasks_in_queue ON tasks (kind, model, submitted_at) WHERE status IN ('QUEUED', 'RETRYING');
+CREATE INDEX tasks_by_tenant ON tasks (tenant, number);
+CREATE INDEX tasks_by_model ON tasks (model, number);
+CREATE INDEX tasks_by_user ON tasks (user, number) WHERE user IS NOT NULL;
+CREATE INDEX tasks_by_backend ON tasks (backend, number) WHERE backend IS NOT NULL;
+CREATE INDEX tasks_by_error ON tasks (error_code, number) WHERE error_code IS NOT NULL;
+CREATE INDEX tasks_by_origin ON tasks (origin) WHERE origin IS NOT NULL;
+CREATE INDEX tasks_by_batch ON tasks (batch, number) WHERE batch IS NOT NULL;
+CREATE INDEX tasks_by_submission ON tasks (submitted_at);
+CREATE INDEX tasks_by_end ON tasks (finished_at, number) WHERE finished_at IS NOT NULL;
+CREATE INDEX events_by_task ON events (number, sequence);
+"""
 
 # The projector's side.
-INIT_CHECKPOINT: Final = "INSERT INTO checkpoint VALUES (1, ?, ?, ?, 0)"
+INIT_CHECKPOINT: Final = "INSERT INTO checkpoint VALUES (1, ?, ?, ?, 0, 0)"
 GET_CHECKPOINT: Final = "SELECT sequence, stream, schema FROM checkpoint WHERE one = 1"
 SET_CHECKPOINT: Final = (
     "UPDATE checkpoint SET sequence = ?, ignored = ignored + ? WHERE one = 1 AND sequence < ?"
 )
 GET_STATE: Final = "SELECT number, address, state FROM tasks WHERE task_id = ?"
+HISTORY_OF_TASK: Final = "SELECT wire FROM events WHERE number = ? ORDER BY sequence"
 # `sequence` makes the write safe twice: an event that was applied already changes nothing.
 UPSERT_TASK: Final = """
 INSERT INTO tasks
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (task_id) DO UPDATE SET
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (number) DO UPDATE SET
     status = excluded.status,
     tenant = excluded.tenant,
     fingerprint = excluded.fingerprint,
@@ -119,7 +156,11 @@ ON CONFLICT (task_id) DO UPDATE SET
 WHERE excluded.sequence > tasks.sequence
 """
 INSERT_TAG: Final = "INSERT OR IGNORE INTO tags VALUES (?, ?)"
-INSERT_EVENT: Final = "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?)"
+INSERT_EVENT: Final = "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?)"
+DELETE_EVENTS: Final = "DELETE FROM events WHERE number = ? AND sequence < ?"
+INSERT_MOMENT: Final = "INSERT OR IGNORE INTO moments VALUES (?, ?)"
+FORGET: Final = "INSERT OR IGNORE INTO forgotten VALUES (?)"
+GET_QUEUES: Final = "SELECT * FROM queues"
 ADD_COUNT: Final = """
 INSERT INTO counts VALUES (?, ?, ?, ?)
 ON CONFLICT (kind, tenant, status) DO UPDATE SET n = n + excluded.n
@@ -135,6 +176,25 @@ ON CONFLICT (kind, model) DO UPDATE SET
     queued = queued + excluded.queued,
     retrying = retrying + excluded.retrying,
     running = running + excluded.running
+"""
+ADD_BATCH: Final = """
+INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (batch_id) DO UPDATE SET
+    number = min(number, excluded.number),
+    sequence = max(sequence, excluded.sequence),
+    submitted_at = min(submitted_at, excluded.submitted_at),
+    scheduled = scheduled + excluded.scheduled,
+    queued = queued + excluded.queued,
+    running = running + excluded.running,
+    retrying = retrying + excluded.retrying,
+    done = done + excluded.done,
+    failed = failed + excluded.failed,
+    cancelled = cancelled + excluded.cancelled,
+    expired = expired + excluded.expired
+"""
+END_BATCH: Final = """
+UPDATE batches SET finished_at = (SELECT max(finished_at) FROM tasks WHERE batch = ?1)
+WHERE batch_id = ?1 AND finished_at IS NULL AND done + failed + cancelled + expired = size
 """
 # Progress that arrives after the end, or of an earlier attempt, touches nothing.
 UPSERT_PROGRESS: Final = """
@@ -207,17 +267,24 @@ FROM queues q
 OVERDUE: Final = """
 SELECT task_id, address FROM tasks WHERE due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?
 """
-EVENTS_AFTER: Final = """
-SELECT sequence, task_id, type, wire FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?
+EVENT: Final = """
+       e.sequence, t.task_id, e.type, e.wire, e.status, e.backend, e.error_code, t.number,
+       t.kind, t.model, t.priority, t.tenant, t.user, t.batch, t.submitted_at, t.finished_at
 """
-EVENTS_BETWEEN: Final = """
-SELECT sequence, task_id, type, wire FROM events
-WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?
+"""An event, and what a filter may ask of its task, as the events' readers take it apart."""
+EVENTS_BETWEEN: Final = f"""
+SELECT {EVENT} FROM events e CROSS JOIN tasks t ON t.number = e.number
+WHERE e.sequence > ? AND e.sequence <= ? ORDER BY e.sequence LIMIT ?
+"""  # noqa: S608 - a constant of this module
+EVENTS_OF_TASK: Final = f"""
+SELECT {EVENT} FROM tasks t CROSS JOIN events e ON e.number = t.number
+WHERE t.task_id = ? AND e.sequence > ? AND e.sequence <= ? ORDER BY e.sequence LIMIT ?
+"""  # noqa: S608 - as above
+FIRST_EVENT: Final = """
+SELECT wire FROM events WHERE number = (SELECT number FROM tasks WHERE task_id = ?)
+ORDER BY sequence LIMIT 1
 """
-EVENTS_OF_TASK: Final = """
-SELECT sequence, task_id, type, wire FROM events
-WHERE task_id = ? AND sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?
-"""
+GET_DOC: Final = "SELECT doc FROM tasks WHERE number = ?"
 PROGRESS_AFTER: Final = """
 SELECT revision, task_id, wire FROM progress WHERE revision > ? ORDER BY revision LIMIT ?
 """

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
-from schemas.ids import ANY_MODEL, BackendId, TaskId, slug
+from schemas.ids import ANY_MODEL, BackendId, BatchId, TaskId, slug
 
 Instant = Annotated[datetime, Meta(tz=True)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -67,6 +67,14 @@ class SpeechRequest(Struct, frozen=True, kw_only=True):
 Request = ImageRequest | SpeechRequest
 
 
+class InBatch(Struct, frozen=True, kw_only=True):
+    """Which of ``size`` tasks, submitted at once, this is; ``place`` from 0."""
+
+    batch_id: BatchId
+    size: int
+    place: int
+
+
 class Submission(Struct, frozen=True, kw_only=True, tag_field="kind"):
     """The whole of what was accepted, deadlines as instants; ``fingerprint`` is of the body as sent.
 
@@ -87,6 +95,7 @@ class Submission(Struct, frozen=True, kw_only=True, tag_field="kind"):
     max_attempts: int = 3
     backend: BackendId | None = None
     origin: TaskId | None = None
+    batch: InBatch | None = None
 
     @property
     def kind(self) -> Kind:

@@ -79,6 +79,7 @@ def _wheres(chosen: Filter) -> list[_Where]:
     statuses = ", ".join("?" * len(chosen.status))
     by_status = "tasks_by_kind_and_status" if chosen.kind else "tasks_by_status"
     conditions = (
+        ("t.batch = ?", chosen.batch, "tasks_by_batch"),
         ("t.user = ?", chosen.user, "tasks_by_user"),
         ("t.error_code = ?", chosen.error, "tasks_by_error"),
         ("t.backend = ?", chosen.backend, "tasks_by_backend"),

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from schemas.errors import UndecodableError
 from schemas.events import TOKENS, TaskEvent, TaskSubmitted
-from schemas.ids import ArtifactId, BackendId, TaskId
+from schemas.ids import ArtifactId, BackendId, TaskId, UploadId
 
 Config = Mapping[str, Any]  # Any: the JSON of the JetStream API
 
@@ -33,6 +33,9 @@ SUSPECT: Final = "taskfold.readmodel.suspect"
 WAKE_SUBMITTED: Final = "wake.*.*.*.*.*.submitted"
 WAKE_CANCELLED: Final = "wake.*.*.*.*.*.cancelled"
 WAKE_EXPIRED: Final = "wake.*.*.*.*.*.expired"
+
+UPLOAD_MARKS: Final = f"$O.{ARTIFACTS}.U.*"
+"""What has become of each upload that came by its id; beside what ADR-20 knows of an object store."""
 
 SWEEPER: Final = "sweeper"
 """The key in LEASES of the role that expires overdue tasks."""
@@ -124,6 +127,10 @@ def progress_subject(task_id: TaskId) -> str:
     return f"progress.{task_id}"
 
 
+def preview_subject(task_id: TaskId) -> str:
+    return f"preview.{task_id}"
+
+
 def schedule_subject(task_id: TaskId) -> str:
     return f"sched.{task_id}"
 
@@ -162,7 +169,7 @@ def streams(*, max_age_days: float, artifact_bytes: int, replicas: int = 1) -> l
     }
     progress = {
         "name": PROGRESS,
-        "subjects": ["progress.*"],
+        "subjects": ["progress.*", "preview.*"],
         "retention": "limits",
         "discard": "old",
         "max_msgs_per_subject": 1,
@@ -173,13 +180,14 @@ def streams(*, max_age_days: float, artifact_bytes: int, replicas: int = 1) -> l
     }
     artifacts = {
         "name": f"OBJ_{ARTIFACTS}",
-        "subjects": [f"$O.{ARTIFACTS}.C.>", f"$O.{ARTIFACTS}.M.>"],
+        "subjects": [f"$O.{ARTIFACTS}.C.>", f"$O.{ARTIFACTS}.M.>", UPLOAD_MARKS],
         "retention": "limits",
         "discard": "new",
         "max_age": max_age,
         "max_bytes": artifact_bytes,
         "allow_direct": True,
         "allow_rollup_hdrs": True,
+        "allow_msg_ttl": True,
     }
     buckets = [
         _bucket(BACKENDS, history=5, allow_msg_ttl=True),
@@ -218,3 +226,11 @@ def object_meta_subject(name: ArtifactId) -> str:
 
 def object_chunk_subject(nuid: str) -> str:
     return f"$O.{ARTIFACTS}.C.{nuid}"
+
+
+def upload_mark_subject(upload_id: UploadId) -> str:
+    return UPLOAD_MARKS.replace("*", upload_id)
+
+
+def upload_of_mark(subject: str) -> UploadId:
+    return UploadId(subject.rpartition(".")[2])

@@ -104,6 +104,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: str | None = None
     usage: Usage | None = None
     error: TaskError | None = None
+    erased_at: Instant | None = None
 
     @property
     def attempt(self) -> int:
@@ -117,7 +118,15 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def legal(task: Task, recorded: Recorded) -> bool:
     """Say whether the event may follow; what may not is counted and not shown."""
-    return (task.status, type(recorded.event)) in TRANSITIONS
+    return _after(task, recorded.event) is not None
+
+
+def _after(task: Task, event: TaskEvent | Undecodable) -> Status | None:
+    """Give the status after an event, None for one that is not legal."""
+    status = task.status
+    if status is Status.ABSENT and isinstance(event, TaskErased) and event.facts:
+        status = Status(event.facts.status)  # what came before it is gone from the log
+    return TRANSITIONS.get((status, type(event)))  # type: ignore[arg-type]  # Undecodable is in no row
 
 
 def evolve(task: Task, recorded: Recorded) -> Task:
@@ -125,7 +134,7 @@ def evolve(task: Task, recorded: Recorded) -> Task:
     event = recorded.event
     if isinstance(event, Undecodable):
         return task
-    status = TRANSITIONS.get((task.status, type(event)))
+    status = _after(task, event)
     if status is None:
         return task
     changed = _apply(task, event, recorded.at)
@@ -133,7 +142,7 @@ def evolve(task: Task, recorded: Recorded) -> Task:
         changed,
         status=status,
         sequence=recorded.sequence,
-        finished_at=recorded.at if status in FINAL and not task.final else task.finished_at,
+        finished_at=changed.finished_at or (recorded.at if status in FINAL else None),
     )
 
 
@@ -169,7 +178,25 @@ def _apply(task: Task, event: TaskEvent, at: datetime) -> Task:
         case TaskDone() | TaskFailed() | TaskCancelled() | TaskExpired():
             return _finished(task, event, at)
         case TaskErased():
-            return replace(task, text=None, artifacts=())
+            return _erased(task, event, at)
+
+
+def _erased(task: Task, event: TaskErased, at: datetime) -> Task:
+    facts = event.facts
+    if facts is None:
+        return replace(task, text=None, artifacts=(), erased_at=at)
+    return Task(
+        task_id=task.task_id,
+        submission=facts.submission,
+        submitted_at=facts.submitted_at,
+        finished_at=facts.finished_at,
+        attempts=facts.attempts,
+        counted=facts.counted,
+        artifacts=facts.artifacts,
+        usage=facts.usage,
+        error=facts.error,
+        erased_at=at,
+    )
 
 
 def _started(task: Task, event: TaskStarted, at: datetime) -> Task:

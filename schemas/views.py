@@ -4,6 +4,7 @@ The one rule: these shapes are the API's promise. The document is stored without
 which change without an event of the task; they are put in front of the rest as it is read.
 """
 
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +12,7 @@ from msgspec import Raw, Struct
 
 from schemas import envelope, events
 from schemas.events import TOKENS, Artifact, Attempt, Progress, Recorded, TaskError, Undecodable
-from schemas.ids import ArtifactId, TaskId
+from schemas.ids import ArtifactId, BatchId, TaskId
 from schemas.requests import Instant
 from schemas.standing import Standing
 from schemas.subjects import Address
@@ -78,6 +79,8 @@ class Document(Struct, frozen=True, kw_only=True):
     error: ErrorView | None
     backend: str | None
     origin: TaskId | None
+    batch: BatchId | None
+    erased_at: str | None
     links: Links
     sequence: int
 
@@ -109,7 +112,10 @@ class WireEvent(Struct, frozen=True):
 
 
 class ProgressView(Struct, frozen=True):
-    """How far the running attempt is; ``estimated`` where the backend does not say."""
+    """How far the running attempt is; ``estimated`` where the backend does not say.
+
+    ``preview_url``: how its picture looks so far, where the backend shows that.
+    """
 
     attempt: int
     fraction: float
@@ -161,12 +167,14 @@ def document(task: Task, address: Address) -> Document:
         finished_at=_time(task.finished_at),
         request=msgspec.to_builtins(made.request) if made else None,
         attempts=tuple(_attempt(attempt) for attempt in task.attempts),
-        result_url=artifact_url(task.artifacts[0]) if task.artifacts else None,
+        result_url=artifact_url(task.artifacts[0]) if task.artifacts and not task.erased_at else None,
         artifacts=tuple(_artifact(artifact) for artifact in task.artifacts),
         text=task.text,
         error=ErrorView(error.code, error.message, len(task.attempts)) if error else None,
         backend=made.backend if made else None,
         origin=made.origin if made else None,
+        batch=made.batch.batch_id if made and made.batch else None,
+        erased_at=_time(task.erased_at),
         links=Links(url, f"{url}/events", f"{url}/cancel"),
         sequence=task.sequence,
     )
@@ -198,9 +206,22 @@ def wire_event(recorded: Recorded) -> bytes:
     )
 
 
-def progress(seen: Progress) -> bytes:
-    """Encode progress as the document shows it."""
-    return _encode(ProgressView(seen.attempt, seen.fraction, seen.step, seen.steps, seen.estimated))
+_decode_wire: Final = msgspec.json.Decoder(WireEvent).decode
+
+
+def recorded(wire: bytes) -> Recorded:
+    """Read back what ``wire_event`` wrote; times are of milliseconds, as all that is shown."""
+    shown = _decode_wire(wire)
+    event = events.decode(shown.type.removeprefix("task."), bytes(shown.data))
+    return Recorded(event, shown.task_id, shown.sequence, datetime.fromisoformat(shown.time))
+
+
+def progress(task_id: TaskId, seen: Progress) -> bytes:
+    """Encode progress as the document shows it; another preview has another url."""
+    preview_url = f"{task_url(task_id)}/preview?v={seen.preview}" if seen.preview else None
+    return _encode(
+        ProgressView(seen.attempt, seen.fraction, seen.step, seen.steps, seen.estimated, preview_url)
+    )
 
 
 def wire_progress(task_id: TaskId, shown: bytes) -> bytes:

@@ -137,6 +137,7 @@ def dispatcher() -> None:
 @click.option(
     "--fail-rate", type=float, default=0.0, show_default=True, help="Let this share of jobs fail."
 )
+@click.option("--previews/--no-previews", default=True, show_default=True, help="Show what is being drawn.")
 @click.option("--api-key", help="Refuse requests without this key.")
 def gpusim(**flags: Any) -> None:  # Any: as click gives them; Options says what they must be
     """Run a simulated GPU server that speaks the protocol of a real one."""

@@ -8,7 +8,7 @@ import base64
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -19,16 +19,29 @@ from schemas.errors import TaskfoldError
 from schemas.ids import ArtifactId
 from schemas.subjects import ARTIFACTS, object_chunk_subject, object_meta_subject
 from services.bus.connection import Bus
+from services.bus.stored import Stored, from_direct_get
 
 CHUNK: Final = 128 * 1024
 _WINDOW: Final = 8
 _STREAM: Final = f"OBJ_{ARTIFACTS}"
+_ROLLUP: Final = {"Nats-Rollup": "sub"}
 _CONTENT_TYPE: Final = "content-type"
 _FILENAME: Final = "filename"
-
-
-class TooLargeError(TaskfoldError):
-    """More bytes came than the caller allows; nothing is kept."""
+_ENDINGS: Final = {
+    "audio/wav": (".wav",),
+    "audio/flac": (".flac",),
+    "audio/ogg": (".ogg", ".oga", ".opus"),
+    "audio/webm": (".webm",),
+    "audio/mp4": (".m4a", ".mp4"),
+    "audio/mpeg": (".mp3",),
+    "image/png": (".png",),
+    "image/jpeg": (".jpg", ".jpeg"),
+    "image/webp": (".webp",),
+    "application/json": (".json",),
+    "application/x-subrip": (".srt",),
+    "text/plain": (".txt",),
+    "text/vtt": (".vtt",),
+}
 
 
 class IncompleteError(TaskfoldError):
@@ -60,14 +73,14 @@ class ArtifactStore:
         now: datetime,
         media_type: str,
         filename: str | None = None,
-        limit: int | None = None,
+        keep: timedelta | None = None,
     ) -> ArtifactInfo:
-        """Store a stream of bytes under a name.
+        """Store a stream of bytes under a name, for as long as ``keep`` says; none: as long as can be.
 
-        TooLargeError past ``limit`` bytes; on any failure nothing stays.
+        On any failure, of ``content`` too, nothing stays.
         """
         try:
-            size, sha256, chunks = await self._write(nuid, content, limit)
+            size, sha256, chunks = await self._write(nuid, content, envelope.kept(keep))
             info = ArtifactInfo(
                 artifact_id=artifact_id,
                 size=size,
@@ -77,44 +90,65 @@ class ArtifactStore:
                 nuid=nuid,
                 chunks=chunks,
             )
-            meta = msgspec.json.encode(_to_meta(info, now))
-            await self._bus.publish(object_meta_subject(artifact_id), meta, {"Nats-Rollup": "sub"})
+            await self.describe(info, now, keep)
         except BaseException:
             with contextlib.suppress(TaskfoldError):
                 # An answer, so that no chunk that is still on its way is stored behind the purge.
                 await self._bus.publish(object_chunk_subject(nuid), b"", {})
             with contextlib.suppress(TaskfoldError):
-                await self._purge(nuid)
+                await self.purge(nuid)
             raise
         return info
 
+    async def describe(self, info: ArtifactInfo, now: datetime, keep: timedelta | None) -> None:
+        """Give stored bytes their name."""
+        meta = msgspec.json.encode(_to_meta(info, now))
+        headers = {**_ROLLUP, **envelope.kept(keep)}
+        await self._bus.publish(object_meta_subject(info.artifact_id), meta, headers)
+
     async def _write(
-        self, nuid: str, content: AsyncIterator[bytes], limit: int | None
+        self, nuid: str, content: AsyncIterator[bytes], headers: dict[str, str]
     ) -> tuple[int, str, int]:
         """Store the chunks; their total size, digest and number."""
         digest, size, chunks = hashlib.sha256(), 0, 0
         subject = object_chunk_subject(nuid)
         async for chunk in _rechunked(content):
             size += len(chunk)
-            if limit is not None and size > limit:
-                raise TooLargeError(f"more than {limit} bytes")
             digest.update(chunk)
             chunks += 1
             # Answers are awaited for the last chunk, and now and then, so that the server is not overrun.
             # The others are stored without; that all of them were is what the count says.
             if len(chunk) < CHUNK or chunks % _WINDOW == 0:
-                await self._bus.publish(subject, chunk, {})
+                await self._bus.publish(subject, chunk, headers)
             else:
-                await self._bus.send(subject, chunk)
-        if chunks > 1 and await self._stored_chunks(nuid) != chunks:
+                await self._bus.send(subject, chunk, headers)
+        if chunks > 1 and await self.stored_chunks(nuid) != chunks:
             raise IncompleteError(f"{nuid}: not all chunks were stored")
         return size, digest.hexdigest(), chunks
 
     async def info(self, artifact_id: ArtifactId) -> ArtifactInfo | None:
         """Describe an object; None for one that is not there, or no more."""
-        request = msgspec.json.encode({"multi_last": [object_meta_subject(artifact_id)]})
+        subject = object_meta_subject(artifact_id)
+        found = await self.last(subject)
+        return described(found[subject].body) if found else None
+
+    async def last(self, *subjects: str) -> dict[str, Stored]:
+        """Give the last message of each of these subjects, where there is one."""
+        request = msgspec.json.encode({"multi_last": subjects})
         messages = await self._bus.gather(f"$JS.API.DIRECT.GET.{_STREAM}", request)
-        return _from_meta(messages[0].data) if messages else None
+        return {stored.subject: stored for stored in map(from_direct_get, messages)}
+
+    async def under(self, subject: str, page: int = 256) -> AsyncIterator[Stored]:
+        """Give every message under a wildcard, in the order in which they came."""
+        sequence = 1
+        while True:
+            request = {"seq": sequence, "next_by_subj": subject, "batch": page}
+            messages = await self._bus.gather(f"$JS.API.DIRECT.GET.{_STREAM}", msgspec.json.encode(request))
+            for stored in map(from_direct_get, messages):
+                yield stored
+                sequence = stored.sequence + 1
+            if len(messages) < page:
+                return
 
     async def read(
         self, info: ArtifactInfo, start: int = 0, stop: int | None = None
@@ -144,15 +178,15 @@ class ArtifactStore:
         """Remove the bytes and leave the mark that says so."""
         gone = {**_to_meta(info, now), "deleted": True, "size": 0, "chunks": 0, "digest": ""}
         subject = object_meta_subject(info.artifact_id)
-        await self._bus.publish(subject, msgspec.json.encode(gone), {"Nats-Rollup": "sub"})
-        await self._purge(info.nuid)
+        await self._bus.publish(subject, msgspec.json.encode(gone), _ROLLUP)
+        await self.purge(info.nuid)
 
-    async def _stored_chunks(self, nuid: str) -> int:
+    async def stored_chunks(self, nuid: str) -> int:
         subject = object_chunk_subject(nuid)
         info = await self._bus.api(f"STREAM.INFO.{_STREAM}", {"subjects_filter": subject})
         return int((info["state"].get("subjects") or {}).get(subject, 0))
 
-    async def _purge(self, nuid: str) -> None:
+    async def purge(self, nuid: str) -> None:
         await self._bus.api(f"STREAM.PURGE.{_STREAM}", {"filter": object_chunk_subject(nuid)})
 
 
@@ -186,7 +220,8 @@ def _to_meta(info: ArtifactInfo, now: datetime) -> dict[str, Any]:
     }
 
 
-def _from_meta(body: bytes) -> ArtifactInfo | None:
+def described(body: bytes) -> ArtifactInfo | None:
+    """Read an object's description; None for one that says that it was removed."""
     meta: dict[str, Any] = msgspec.json.decode(body)
     if meta.get("deleted"):
         return None
@@ -201,3 +236,8 @@ def _from_meta(body: bytes) -> ArtifactInfo | None:
         nuid=meta["nuid"],
         chunks=meta["chunks"],
     )
+
+
+def endings(media_type: str) -> tuple[str, ...]:
+    """Give how files of a media type usually end, the most usual first; empty for a type not known."""
+    return _ENDINGS.get(media_type.split(";", maxsplit=1)[0], ())

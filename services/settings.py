@@ -7,6 +7,7 @@ The urls of the GPUs keep the names that people know: ``IMAGE_GEN_URL_1``, ``WHI
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -25,6 +26,8 @@ PREFIX: Final = "TASKFOLD_"
 _NOT_SETTINGS: Final = frozenset({"TASKFOLD_CONFIG", "TASKFOLD_URL"})
 _VARIABLES: Final = {"image": "IMAGE_GEN_URL", "speech": "WHISPER_URL"}
 _URLS: Final = re.compile(r"(IMAGE_GEN|WHISPER)_URL(?:_([1-9][0-9]*))?")
+
+_RETENTIONS: Final = ("picture_days", "transcript_days", "upload_days")
 
 Balancing = Literal[
     "least_expected_completion",
@@ -78,6 +81,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     lanes: Annotated[int, Meta(ge=1, le=64, description="lanes of each (kind, model, priority)")] = 8
     max_age_days: Annotated[float, Meta(ge=3, description="how long the log keeps an event")] = 14.0
+    picture_days: Annotated[
+        Positive | None, Meta(description="how long pictures are kept; none: as long as the log")
+    ] = None
+    transcript_days: Annotated[
+        Positive | None, Meta(description="how long transcripts are kept; none: as long as the log")
+    ] = None
+    upload_days: Annotated[
+        Positive | None, Meta(description="how long recordings are kept; none: as long as the log")
+    ] = None
+    upload_idle_s: Annotated[
+        Positive, Meta(description="an unfinished upload is given up after so long without a byte")
+    ] = 86_400.0
     artifact_gib: Annotated[float, Meta(gt=0, description="room for results and uploads")] = 6.0
     replicas: Annotated[Literal[1, 3, 5], Meta(description="servers that hold each stream")] = 1
 
@@ -159,6 +174,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         own = {Kind.IMAGE: self.balancing_image, Kind.SPEECH: self.balancing_speech}
         return own.get(Kind(kind)) or self.balancing
 
+    def keeps_results(self, kind: str) -> timedelta | None:
+        """Say how long the results of a kind are kept, None for as long as the log."""
+        own = {Kind.IMAGE: self.picture_days, Kind.SPEECH: self.transcript_days}
+        return _days(own[Kind(kind)])
+
+    @property
+    def keeps_uploads(self) -> timedelta | None:
+        return _days(self.upload_days)
+
     @property
     def data_path(self) -> Path:
         return Path(self.data_dir).absolute()
@@ -200,7 +224,16 @@ def load(env: Mapping[str, str], config: Path | None = None) -> Settings:
             raise SettingsError(f"{name}: {error}, got {value!r}") from None
     settings = msgspec.convert(raw, Settings, strict=False)
     settings.backends(unread)
+    for name in _RETENTIONS:
+        if (days := getattr(settings, name)) and days > settings.max_age_days:
+            raise SettingsError(
+                f"{name}: at most max_age_days, which is {settings.max_age_days:g}, got {days:g}"
+            )
     return settings
+
+
+def _days(days: float | None) -> timedelta | None:
+    return None if days is None else timedelta(days=days)
 
 
 def meaning(setting: str) -> str:

@@ -6,7 +6,6 @@ The one rule: an artifact never changes, so its digest is its ETag and a client 
 import re
 from collections.abc import AsyncIterator
 from typing import Final
-from urllib.parse import quote
 
 import msgspec
 from litestar import HttpMethod, route
@@ -16,10 +15,9 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Struct
 
 from schemas.errors import Code, RejectedError
-from schemas.ids import ArtifactId, TaskId, parse_artifact_id
-from services.api import asking, openapi
+from schemas.ids import TaskId, parse_artifact_id
+from services.api import asking, names, openapi
 from services.api.answer import READ, Answer, Ask, Headers, headers_of
-from services.api.audio import extension
 from services.api.reads import Reads
 from services.artifacts import ArtifactInfo, ArtifactStore, IncompleteError
 
@@ -59,17 +57,18 @@ class ArtifactRoutes:
         return await self._get(request, artifact)
 
     async def _get(self, request: Ask, name: str) -> ASGIApp:
+        download = asking.parameters(request.scope["query_string"], "download").get("download")
         artifact_id = parse_artifact_id(name)
         info = await self._store.info(artifact_id) if artifact_id else None
         if info is None:
             raise await self._missing(name)
         headers = headers_of(request)
         etag = b'"%b"' % info.sha256.encode()
-        described = _described(info, etag)
+        described = _described(info, etag, download)
         if asking.matches(headers.get(b"if-none-match"), etag):
             return Answer(304, described)
-        wanted = headers.get(b"range") if headers.get(b"if-range", etag) == etag else None
-        part = asking.byte_range(wanted, info.size)
+        whole = request.method == HttpMethod.HEAD or headers.get(b"if-range", etag) != etag
+        part = None if whole else asking.byte_range(headers.get(b"range"), info.size)
         start, stop = part or (0, info.size)
         if part:
             described.append((b"content-range", b"bytes %d-%d/%d" % (start, stop - 1, info.size)))
@@ -120,18 +119,12 @@ def expired(name: str) -> RejectedError:
     return RejectedError(Code.EXPIRED_ARTIFACT, f"artifact {name} was there and has been removed")
 
 
-def _described(info: ArtifactInfo, etag: bytes) -> Headers:
+def _described(info: ArtifactInfo, etag: bytes, download: str | None) -> Headers:
     return [
         (b"etag", etag),
         (b"accept-ranges", b"bytes"),
         (b"cache-control", b"private, max-age=31536000, immutable"),
-        (b"content-disposition", _disposition(info.artifact_id, info.filename, info.media_type)),
+        (b"content-disposition", names.disposition(info, download)),
         (b"x-content-type-options", b"nosniff"),
+        (b"content-security-policy", b"sandbox"),
     ]
-
-
-def _disposition(artifact_id: ArtifactId, filename: str | None, media_type: str) -> bytes:
-    name = filename or f"{artifact_id}{extension(media_type)}"
-    if name.isascii() and '"' not in name:
-        return b'inline; filename="%b"' % name.encode()
-    return b"inline; filename*=UTF-8''%b" % quote(name, safe="").encode()

@@ -115,6 +115,24 @@ def wait_s(text: str | None) -> float | None:
     return seconds
 
 
+def upload_offset(header: bytes | None) -> int:
+    """Read ``Upload-Offset``: where a body begins in the whole, 0 where that is not said."""
+    if header is None:
+        return 0
+    if not re.fullmatch(rb"\d{1,15}", header):
+        raise RejectedError(Code.WRONG_TYPE, "Upload-Offset is a number of bytes", member="Upload-Offset")
+    return int(header)
+
+
+def upload_complete(header: bytes | None) -> bool:
+    """Read ``Upload-Complete``: ``?0`` where more follows."""
+    if header not in (None, b"?0", b"?1"):
+        raise RejectedError(
+            Code.WRONG_TYPE, "Upload-Complete is ?0 or ?1", member="Upload-Complete", allowed=["?0", "?1"]
+        )
+    return header != b"?0"
+
+
 def whole_number(text: str, member: str, least: int, most: int) -> int:
     if not re.fullmatch(r"[+-]?\d{1,19}", text):
         raise RejectedError(Code.WRONG_TYPE, f"{member} is a whole number", member=member)

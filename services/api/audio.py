@@ -47,24 +47,6 @@ def media_type(head: bytes, *, whole: bool) -> str:
     )
 
 
-def extension(kind: str) -> str:
-    """Give the usual ending of a file of that media type, empty for one not known."""
-    return {
-        "audio/wav": ".wav",
-        "audio/flac": ".flac",
-        "audio/ogg": ".ogg",
-        "audio/webm": ".webm",
-        "audio/mp4": ".m4a",
-        "audio/mpeg": ".mp3",
-        "image/png": ".png",
-        "image/jpeg": ".jpg",
-        "image/webp": ".webp",
-        "application/json": ".json",
-        "text/plain": ".txt",
-        "text/vtt": ".vtt",
-    }.get(kind.split(";", maxsplit=1)[0], "")
-
-
 def _is_mpeg_frame(head: bytes) -> bool:
     """Recognise the header of an MPEG audio frame: sync, and no field with a reserved value."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & _SYNC != _SYNC:  # noqa: PLR2004 - a header of four bytes

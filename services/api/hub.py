@@ -20,6 +20,7 @@ log = structlog.get_logger()
 
 PAGE: Final = 500
 POLL_S: Final = 0.25
+ENDLESS: Final = 2**63 - 1
 ALL: Final = "*"
 FINAL_TYPES: Final = frozenset({"task.done", "task.failed", "task.cancelled", "task.expired"})
 _HEARTBEAT: Final = b": heartbeat\n\n"
@@ -28,7 +29,7 @@ _AT_ONCE: Final = 200
 
 def event_frame(row: Row) -> bytes:
     """Spell a row of ``events`` as an SSE frame."""
-    sequence, _, kind, wire = row
+    sequence, _, kind, wire, *_ = row
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (sequence, kind.encode(), wire)
 
 
@@ -150,7 +151,7 @@ class Hub:
 
     async def _advance(self) -> None:
         while True:
-            rows = self._model.rows(readmodel.EVENTS_AFTER, self._last, PAGE)
+            rows = self._model.rows(readmodel.EVENTS_BETWEEN, self._last, ENDLESS, PAGE)
             if self._generation != self._model.generation:
                 self._orient()
                 continue
@@ -169,7 +170,7 @@ class Hub:
         revision = self._model.rows(readmodel.LAST_PROGRESS)[0][0]
         if row is None:
             raise ReadModelAwayError("the read model has no checkpoint")
-        sequence, stream, _ = row
+        sequence, stream, *_ = row
         if self._stream != stream:
             if self._stream is not None:
                 log.warning("hub.other_stream")
@@ -183,7 +184,7 @@ class Hub:
         self._stream, self._generation = stream, self._model.generation
 
     def _give(self, row: Row) -> None:
-        sequence, task_id, kind, _ = row
+        sequence, task_id, kind, *_ = row
         self._last = sequence
         self._resolve(task_id)
         for told in self._told:

@@ -6,6 +6,7 @@ The one rule: it serves from the first moment, whatever is not there yet, and sa
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from importlib import metadata
 from typing import Final
 
@@ -31,16 +32,19 @@ from services.api.known_fleet import KnownFleet
 from services.api.known_models import KnownModels
 from services.api.lanes import Lanes
 from services.api.many import Selection
+from services.api.marks import Marks
 from services.api.moments import Moments
 from services.api.onlooking import Onlooking
 from services.api.origins import Origins
 from services.api.outlook import Foresight
 from services.api.pausing import PauseRoutes
+from services.api.previews import PreviewRoutes
 from services.api.queries import ReadModel
 from services.api.reads import Reads
 from services.api.recent import Recent
 from services.api.redriving import Redriver
 from services.api.registrar import Registrar
+from services.api.resumable import ResumableUploads
 from services.api.silence import Silence
 from services.api.sse import EventRoutes
 from services.api.storage import Storage
@@ -48,9 +52,11 @@ from services.api.submissions import SubmissionRoutes
 from services.api.submit import Submitter
 from services.api.sweeper import Sweeper
 from services.api.tasks import TaskRoutes
+from services.api.upload_routes import UploadRoutes
 from services.api.uploads import Uploads
 from services.artifacts import ArtifactStore
 from services.bus.connection import Bus, Msg
+from services.bus.previews import Previews
 from services.bus.tasklog import TaskLog
 from services.leases import Leases
 from services.settings import Settings
@@ -89,13 +95,24 @@ class Api:
             onlooking=Onlooking(self.model, settings),
         )
         self.hub.tell(self.foresight.happened)
+        self.store = ArtifactStore(self.bus)
+        self.marks = Marks(self.bus, self.store, settings.keeps_uploads)
+        self.resumable = ResumableUploads(
+            self.bus,
+            self.store,
+            self.marks,
+            clock.now,
+            max_mib=settings.max_upload_mib,
+            keep=settings.keeps_uploads,
+            idle=timedelta(seconds=settings.upload_idle_s),
+        )
         silence = Silence(self.bus, self.registrar, self.models, self.leases, clock.now)
         self.sweeper = Sweeper(
             self.leases, self.tasklog, self.model, silence, clock.now, settings.sweep_interval_s
         )
 
     def handlers(self) -> list[HTTPRouteHandler]:
-        settings, store = self._settings, ArtifactStore(self.bus)
+        settings, store = self._settings, self.store
         reads = Reads(self.model, self.tasklog, self.hub, self.recent, self.foresight)
         canceller = Canceller(self.tasklog, self.model, self.recent, clock.now, settings.submit_timeout_s)
         events = EventRoutes(
@@ -105,10 +122,10 @@ class Api:
             buffer_kib=settings.sse_buffer_kib,
             coalesce_s=settings.sse_coalesce_s,
         )
-        submitter, origins = self._submitter(store), Origins(self.model, self.tasklog)
+        submitter, origins = self._submitter(), Origins(self.model, self.tasklog)
         submissions = SubmissionRoutes(
             submitter,
-            Uploads(store, clock.now, clock.new_name, settings.max_upload_mib),
+            Uploads(store, clock.now, clock.new_name, settings.max_upload_mib, settings.keeps_uploads),
             reads,
             origins,
             clock.new_task_id,
@@ -121,8 +138,12 @@ class Api:
             *submissions.handlers(),
             *actions.handlers(),
             *TaskRoutes(reads, self.model, canceller).handlers(),
+            *PreviewRoutes(Previews(self.bus), reads).handlers(),
             *events.handlers(),
             *ArtifactRoutes(store, reads).handlers(),
+            *UploadRoutes(
+                self.resumable, submitter.ready, timedelta(days=settings.max_age_days)
+            ).handlers(),
             *self._fleet_handlers(),
         ]
         schema = openapi.describe(public, metadata.version("taskfold"))
@@ -134,14 +155,15 @@ class Api:
         pauses = PauseRoutes(self.bus, self.fleet, clock.now)
         return [*shown.handlers(), *changed.handlers(), *pauses.handlers()]
 
-    def _submitter(self, store: ArtifactStore) -> Submitter:
+    def _submitter(self) -> Submitter:
         settings = self._settings
         admission = Admission(settings.queue_limit, settings.tenant_queue_limit)
         return Submitter(
             bus=self.bus,
             tasklog=self.tasklog,
             model=self.model,
-            store=store,
+            store=self.store,
+            marks=self.marks,
             models=self.models,
             admission=admission,
             lanes=Lanes(self.bus, settings.lanes),
@@ -172,6 +194,7 @@ class Api:
             self.fleet.follow(),
             self.foresight.run(),
             self.storage.watch(),
+            self.resumable.run(),
             self.leases.follow(),
             self.leases.keep(),
             self.sweeper.run(),

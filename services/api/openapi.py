@@ -21,7 +21,7 @@ from schemas.intake import Common
 from schemas.problems import HTTP_STATUS, Problem
 from schemas.requests import ImageRequest, Kind, Priority, SpeechRequest
 from schemas.standing import Standing
-from services.api import shown_fleet
+from services.api import shown_fleet, uploaded
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -46,6 +46,7 @@ _TYPES: Final = (
     shown_fleet.Pauses,
     registering.Addition,
     registering.Change,
+    uploaded.UploadView,
 )
 
 
@@ -258,6 +259,15 @@ RESULT: Final = _opt(
         codes=(*_READ, Code.NOT_FINISHED, Code.NO_RESULT, Code.EXPIRED_ARTIFACT),
     )
 )
+PREVIEW: Final = _opt(
+    Operation(
+        answer="The latest preview, a JPEG, PNG or WebP",
+        content={"image/*": {"type": "string", "format": "binary"}},
+        parameters=(Parameter("v", "query", "whatever `preview_url` has there"), _IF_NONE_MATCH),
+        also={304: "Not changed"},
+        codes=(*_READ, Code.NO_PREVIEW),
+    )
+)
 _CANCELLED: Final[dict[str, Any]] = {  # Any: members of Operation
     "answer": "What became of it",
     "content": {JSON: _ref("Cancelled")},
@@ -330,10 +340,56 @@ ARTIFACT: Final = _opt(
             Parameter("Range", "header", "one range of bytes"),
             Parameter("If-Range", "header", "an ETag; the range only while it is still the same"),
             _IF_NONE_MATCH,
+            Parameter("download", "query", "to save it, under this name or, if it is empty, under its own"),
         ),
         also={206: "The bytes of the range", 304: "Not changed"},
-        codes=(Code.NO_SUCH_ARTIFACT, Code.EXPIRED_ARTIFACT, Code.RANGE_NOT_SATISFIABLE, Code.NATS_AWAY),
+        codes=(
+            Code.UNKNOWN_MEMBER,
+            Code.NO_SUCH_ARTIFACT,
+            Code.EXPIRED_ARTIFACT,
+            Code.RANGE_NOT_SATISFIABLE,
+            Code.NATS_AWAY,
+        ),
     )
+)
+
+_UPLOAD: Final = {JSON: _ref("UploadView")}
+_ON_UPLOAD: Final = (
+    Code.INVALID_ID,
+    Code.UNKNOWN_MEMBER,
+    Code.UNKNOWN_UPLOAD,
+    Code.EXPIRED_ARTIFACT,
+    Code.NATS_AWAY,
+)
+UPLOAD: Final = _opt(Operation(answer="How far it is", content=_UPLOAD, codes=_ON_UPLOAD))
+PUT_UPLOAD: Final = _opt(
+    Operation(
+        answer="Stored, and more is to follow; or it was complete already",
+        content=_UPLOAD,
+        bodies={"*/*": {"type": "string", "format": "binary"}},
+        parameters=(
+            Parameter("Upload-Offset", "header", "where the body begins in the whole; 0 if it is missing"),
+            Parameter("Upload-Complete", "header", "`?0`: more follows", {"enum": ["?0", "?1"]}),
+            Parameter("filename", "query", "what the recording is called, with the last part"),
+        ),
+        also={201: "Complete: an artifact that a submission may name"},
+        codes=(
+            Code.INVALID_ID,
+            Code.UNKNOWN_MEMBER,
+            Code.WRONG_TYPE,
+            Code.WRONG_OFFSET,
+            Code.EXPIRED_ARTIFACT,
+            Code.BODY_TOO_LARGE,
+            Code.UNSUPPORTED_AUDIO,
+            Code.BROKEN_AUDIO,
+            Code.STORAGE_FULL,
+            Code.NATS_AWAY,
+            Code.OUTCOME_UNKNOWN,
+        ),
+    )
+)
+DELETE_UPLOAD: Final = _opt(
+    Operation(answer="Removed", status=204, codes=(*_ON_UPLOAD, Code.UPLOAD_IN_USE, Code.OUTCOME_UNKNOWN))
 )
 
 BACKENDS: Final = _opt(

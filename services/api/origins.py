@@ -3,16 +3,13 @@
 The one rule: the read model is asked first, which keeps finished tasks for longer than the log does.
 """
 
-from typing import Final
-
-import msgspec
 from msgspec import Struct
 
-from schemas import readmodel
+from schemas import readmodel, views
 from schemas.errors import Code, RejectedError
 from schemas.ids import TaskId
 from schemas.requests import AnySubmission, Instant
-from schemas.task import Status
+from schemas.task import Status, fold
 from services.api.queries import ReadModel, ReadModelAwayError
 from services.api.reads import unknown_task
 from services.bus.tasklog import TaskLog
@@ -25,13 +22,8 @@ class Origin(Struct, frozen=True):
 
 
 class _State(Struct, frozen=True):
-    """What is needed of a task's state as its row has it."""
-
     submission: AnySubmission | None = None
     submitted_at: Instant | None = None
-
-
-_decode: Final = msgspec.json.Decoder(_State).decode
 
 
 class Origins:
@@ -50,10 +42,13 @@ class Origins:
 
     def _projected(self, task_id: TaskId) -> _State | None:
         try:
-            row = self._model.row(readmodel.GET_STATE, task_id)
+            row = self._model.row(readmodel.FIRST_EVENT, task_id)
         except ReadModelAwayError:
             return None
-        return _decode(row[2]) if row else None
+        if row is None:
+            return None
+        task = fold(task_id, [views.recorded(row[0])])
+        return _State(task.submission, task.submitted_at)
 
     async def _streamed(self, task_id: TaskId) -> _State:
         task = (await self._tasklog.lookup(task_id)).task

@@ -154,7 +154,7 @@ class Foresight:
 
     def happened(self, row: Row) -> None:
         """Take in a row of ``events``: what was foretold has come, or somebody new is in line."""
-        _, task_id, kind, wire = row
+        _, task_id, kind, wire, *_ = row
         if kind == "task.done" and self._hindsight.noted(task_id):
             self._hindsight.done(task_id, _decode_ended(wire).time.timestamp())
         elif kind in FINAL_TYPES:

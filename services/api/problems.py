@@ -61,6 +61,8 @@ def answer(request: Ask, error: Exception) -> Response[bytes]:
         headers["Retry-After"] = str(retry_after_s)
     if refusal.code is Code.RANGE_NOT_SATISFIABLE:
         headers["Content-Range"] = f"bytes */{refusal.extra['size']}"
+    if refusal.code is Code.WRONG_OFFSET:
+        headers["Upload-Offset"] = str(refusal.extra["offset"])
     shown = problem(refusal)
     return Response(encode(shown), status_code=shown.status, headers=headers, media_type=MEDIA_TYPE)
 

@@ -19,7 +19,7 @@ from schemas.views import API
 from services import process
 from services.api import asking, openapi
 from services.api.answer import JSON, NO_CACHE, Answer, Ask, Headers, encode, headers_of
-from services.api.hub import ALL, FINAL_TYPES, PAGE, Client, Hub, event_frame
+from services.api.hub import ALL, ENDLESS, FINAL_TYPES, PAGE, Client, Hub, event_frame
 from services.api.queries import ReadModel, ReadModelAwayError, Row
 from services.api.reads import Reads
 
@@ -30,7 +30,6 @@ _HEADERS: Final[Headers] = [
 ]
 _HELLO: Final = b"retry: 2000\n\n"
 _BYE: Final = b"retry: 1000\n\n"
-_ENDLESS: Final = 2**63 - 1
 _LAST_EVENT_ID: Final = "last_event_id"
 
 
@@ -107,7 +106,7 @@ class EventStream:
         while not client.closed:
             rows = self._page(cursor)
             cursor = rows[-1][0] if rows else cursor
-            over = over or any(kind in FINAL_TYPES for _, _, kind, _ in rows)
+            over = over or any(kind in FINAL_TYPES for _, _, kind, *_ in rows)
             whole = len(rows) < PAGE
             if whole:
                 over = over or self._finished(cursor)
@@ -135,7 +134,7 @@ class EventStream:
 def finished_at(model: ReadModel, task_id: TaskId) -> int:
     """Give the sequence of a finished task's last event, more than any other while it goes on."""
     row = model.row(readmodel.TASK_STATUS, task_id)
-    return row[1] if row and row[0] in FINAL else _ENDLESS
+    return row[1] if row and row[0] in FINAL else ENDLESS
 
 
 class EventRoutes:
@@ -161,7 +160,7 @@ class EventRoutes:
         if self._model.row(readmodel.TASK_STATUS, checked) is None:
             await self._reads.get(checked)  # known to the stream, or refused
         if asking.wants_json(headers_of(request).get(b"accept")):
-            return await self._history(readmodel.EVENTS_OF_TASK, [checked, after or 0, _ENDLESS])
+            return await self._history(readmodel.EVENTS_OF_TASK, [checked, after or 0, ENDLESS])
         if after is not None and finished_at(self._model, checked) <= after:
             return Answer(204, [NO_CACHE])
         return EventStream(self._hub, self._model, checked, after or 0, coalesce_s=0, limit=self._limit)
@@ -170,7 +169,7 @@ class EventRoutes:
         """Follow the events of all tasks."""
         after = _after(request)
         if asking.wants_json(headers_of(request).get(b"accept")):
-            return await self._history(readmodel.EVENTS_AFTER, [after or 0])
+            return await self._history(readmodel.EVENTS_BETWEEN, [after or 0, ENDLESS])
         self._hub.position()  # refuses while the read model is away
         return EventStream(
             self._hub, self._model, ALL, after, coalesce_s=self._coalesce_s, limit=self._limit
@@ -180,7 +179,7 @@ class EventRoutes:
         rows = await self._model.page(sql, [*parameters, PAGE + 1])
         shown = rows[:PAGE]
         following = shown[-1][0] if len(rows) > PAGE else None
-        events = b",".join(wire for _, _, _, wire in shown)
+        events = b",".join(wire for _, _, _, wire, *_ in shown)
         return Answer(200, [JSON, NO_CACHE], b'{"events":[%b],"next":%b}' % (events, encode(following)))
 
 
@@ -191,4 +190,4 @@ def _after(request: Ask) -> int | None:
     text = header.decode("latin-1") if header else query.get(_LAST_EVENT_ID)
     if not text:
         return None
-    return asking.whole_number(text, _LAST_EVENT_ID, 0, _ENDLESS)
+    return asking.whole_number(text, _LAST_EVENT_ID, 0, ENDLESS)

@@ -20,7 +20,7 @@ from schemas.errors import (
     UnavailableError,
 )
 from schemas.events import TaskSubmitted
-from schemas.ids import TaskId, parse_artifact_id
+from schemas.ids import TaskId, UploadId, parse_artifact_id
 from schemas.intake import Intake, Limits
 from schemas.requests import AnySubmission, ImageRequest, Kind, Request, SpeechRequest
 from schemas.subjects import Address
@@ -29,6 +29,7 @@ from services.api import problems
 from services.api.admission import Admission, Counted, Place
 from services.api.known_models import KnownModels
 from services.api.lanes import Lanes
+from services.api.marks import Marks
 from services.api.outlook import Foresight
 from services.api.queries import ReadModel, ReadModelAwayError
 from services.api.recent import Recent
@@ -71,6 +72,7 @@ class Submitter(Struct, frozen=True, kw_only=True):
     tasklog: TaskLog
     model: ReadModel
     store: ArtifactStore
+    marks: Marks
     models: KnownModels
     admission: Admission
     lanes: Lanes
@@ -163,10 +165,11 @@ class Submitter(Struct, frozen=True, kw_only=True):
         return await self._recorded(request.artifact, f"{wish.prefix}artifact")
 
     async def _recorded(self, name: str, member: str) -> int:
-        """Give the size of the recording of that name, in bytes."""
+        """Give the size of the recording of that name, in bytes; it stays from now on."""
         artifact_id = parse_artifact_id(name)
         info = await self.store.info(artifact_id) if artifact_id else None
-        if info is None or not info.media_type.startswith("audio/"):
+        known = info is not None and info.media_type.startswith("audio/")
+        if info is None or not known or not await self.marks.use(UploadId(info.nuid)):
             raise RejectedError(Code.UNKNOWN_ARTIFACT, f"there is no recording {name}", member=member)
         return info.size
 

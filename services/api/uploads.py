@@ -4,9 +4,8 @@ The one rule: whatever is refused leaves no object behind.
 """
 
 import contextlib
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -21,8 +20,8 @@ from multipart import (  # type: ignore[import-untyped]  # the library has no ty
 
 from schemas.errors import Code, DisconnectedError, RejectedError, TaskfoldError
 from schemas.ids import ArtifactId
-from services.api import audio
-from services.artifacts import ArtifactInfo, ArtifactStore, IncompleteError, TooLargeError
+from services.api import audio, names
+from services.artifacts import ArtifactInfo, ArtifactStore, IncompleteError
 
 log = structlog.get_logger()
 
@@ -32,8 +31,6 @@ MAX_FIELDS: Final = 256 * 1024
 MAX_PARTS: Final = 64
 SLACK: Final = 1024 * 1024
 """What a form may have beside its file: fields, headers, boundaries."""
-_MAX_NAME: Final = 200
-_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f\"\\]")
 
 Events = AsyncGenerator[MultipartSegment | bytes | bytearray | None, None]
 
@@ -46,7 +43,7 @@ class Form(Struct):
 
 
 class Uploads:
-    """Takes recordings in. ``new_name`` gives 32 hex digits that nobody can guess."""
+    """Takes recordings in, to be kept so long. ``new_name`` gives 32 hex digits that nobody can guess."""
 
     def __init__(
         self,
@@ -54,11 +51,13 @@ class Uploads:
         now: Callable[[], datetime],
         new_name: Callable[[], str],
         max_mib: int,
+        keep: timedelta | None,
     ) -> None:
         self._store = store
         self._now = now
         self._new_name = new_name
         self._max_mib = max_mib
+        self._lifetime = keep
 
     async def read(self, content: AsyncIterator[bytes], content_type: bytes) -> Form:
         """Read a whole form; RejectedError for one that is wrong, and then nothing stays."""
@@ -103,23 +102,18 @@ class Uploads:
     async def _keep(self, part: MultipartSegment, content: AsyncIterator[bytes]) -> ArtifactInfo:
         head, whole = await _head(content)
         kind = audio.media_type(head, whole=whole)
-        limit = self._max_mib * 1024 * 1024
         try:
             return await self._store.put(
                 ArtifactId(f"upload-{self._new_name()}"),
-                _joined(head, content),
+                _limited(_joined(head, content), self._max_mib),
                 nuid=self._new_name(),
                 now=self._now(),
                 media_type=kind,
-                filename=_filename(part.filename),
-                limit=limit,
+                filename=names.filename(part.filename),
+                keep=self._lifetime,
             )
         except IncompleteError as error:
             raise DisconnectedError(str(error)) from error
-        except TooLargeError:
-            raise RejectedError(
-                Code.BODY_TOO_LARGE, f"a recording has at most {self._max_mib} MiB", member=FILE
-            ) from None
 
 
 def members(fields: dict[str, str]) -> dict[str, Any]:
@@ -203,7 +197,10 @@ async def _joined(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
         yield piece
 
 
-def _filename(given: str | None) -> str | None:
-    """Keep the last part of a file's name, without what has a meaning in a header."""
-    name = _UNPRINTABLE.sub("", re.split(r"[/\\]", given)[-1]) if given else ""
-    return name[-_MAX_NAME:] or None
+async def _limited(content: AsyncIterator[bytes], max_mib: int) -> AsyncIterator[bytes]:
+    left = max_mib * 1024 * 1024
+    async for piece in content:
+        left -= len(piece)
+        if left < 0:
+            raise RejectedError(Code.BODY_TOO_LARGE, f"a recording has at most {max_mib} MiB", member=FILE)
+        yield piece

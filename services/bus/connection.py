@@ -70,6 +70,11 @@ class Bus:
     def connected(self) -> bool:
         return self._nc is not None and self._nc.is_connected
 
+    @property
+    def max_payload(self) -> int:
+        """How many bytes the server takes in one message; DisconnectedError while it is away."""
+        return self.client().max_payload
+
     async def connect(self) -> None:
         """Connect, waiting for the server for as long as it takes."""
         loop = asyncio.get_running_loop()

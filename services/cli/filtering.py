@@ -20,6 +20,7 @@ _HELP: Final[Mapping[str, str]] = {
     "model": "Only where this model was asked for.",
     "error": "Only what ended with this code.",
     "priority": "Only with this priority.",
+    "batch": "Only those that were submitted together under this id.",
     "submitted-after": "Only what was submitted then or later, as 2026-11-24T09:00:00Z.",
     "submitted-before": "Only what was submitted earlier.",
     "finished-after": "Only what ended then or later.",

@@ -10,7 +10,15 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from services.dispatcher.backends.base import Attached, Call, Failed, Finished, Progressed, Report
+from services.dispatcher.backends.base import (
+    Attached,
+    Call,
+    Failed,
+    Finished,
+    Previewed,
+    Progressed,
+    Report,
+)
 
 
 class Reason(StrEnum):
@@ -57,7 +65,7 @@ class Attending:
             self._interrupt.set_result(reason)
 
     async def outcome(
-        self, on_report: Callable[[Attached | Progressed], Awaitable[None]]
+        self, on_report: Callable[[Attached | Progressed | Previewed], Awaitable[None]]
     ) -> Finished | Failed | Interrupted:
         """Read until the call has ended or is interrupted; then it has been asked to stop.
 

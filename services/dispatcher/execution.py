@@ -24,7 +24,7 @@ from services.artifacts import ArtifactStore
 from services.bus.connection import Bus
 from services.dispatcher import results
 from services.dispatcher.attempt import Attending, Interrupted, Reason
-from services.dispatcher.backends.base import Attached, Failed, Job, Progressed
+from services.dispatcher.backends.base import Attached, Failed, Job, Previewed, Progressed
 from services.dispatcher.decider import End, handed_back
 from services.dispatcher.draining import drain_lost, minded
 from services.dispatcher.fleet import Fleet
@@ -199,7 +199,7 @@ class Execution:
         loop = asyncio.get_running_loop()
         begun_at = loop.time() - _age_s(work.task) if job.remote_id else loop.time()
 
-        async def on_report(report: Attached | Progressed) -> None:
+        async def on_report(report: Attached | Progressed | Previewed) -> None:
             match report:
                 case Attached(remote_id=remote_id):
                     await held.write(replace(held.lease, remote_id=remote_id))
@@ -210,6 +210,8 @@ class Execution:
                         attending.interrupt(self._gone(work.task, job.attempt) or Reason.OVER)
                 case Progressed():
                     await reporter.measured(report)
+                case Previewed(image=image):
+                    await reporter.previewed(image)
 
         async with background(self._watch_over(work, attending, reporter, begun_at)):
             outcome = await attending.outcome(on_report)

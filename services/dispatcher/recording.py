@@ -61,6 +61,7 @@ class Recorder:
     def __init__(self, artifacts: ArtifactStore, fleet: Fleet, settings: Settings) -> None:
         self._artifacts = artifacts
         self._fleet = fleet
+        self._keeps = settings.keeps_results
         self._retry = RetryPolicy(
             base=timedelta(seconds=settings.retry_base_s), cap=timedelta(seconds=settings.retry_cap_s)
         )
@@ -106,7 +107,10 @@ class Recorder:
             self._fleet.ran(
                 backend.name, attempt.model, attempt.units, run_s, cold=attempt.cold, keeps=backend.keeps
             )
-        done: TaskDone = await persistently(lambda: results.store(self._artifacts, job, finished, run_s))
+        keep = self._keeps(backend.kind)
+        done: TaskDone = await persistently(
+            lambda: results.store(self._artifacts, job, finished, run_s, keep)
+        )
         if await work.append(done):
             log.info("task.done", task_id=job.task_id, attempt=job.attempt, run_s=round(run_s, 3))
             await work.ticket.ack()

@@ -80,6 +80,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """When given, requests need it: as their Bearer token, or as `user:password` by HTTP Basic."""
     retention_s: Seconds = 600.0
     """How long an sd-server keeps a finished job."""
+    previews: bool = True
+    """Whether a web UI or a ComfyUI shows what it draws; the real ones may be told not to."""
 
 
 class Fault(enum.StrEnum):

@@ -1,7 +1,8 @@
 """The pictures that simulated image servers give: a drawn scene with its prompt written on it.
 
 Pure: the same picture gives the same bytes. The scene is halved and enlarged again, which smooths
-its edges at little cost; the text is written after that, so that it is sharp.
+its edges at little cost; the text is written after that, so that it is sharp. A preview is the same scene,
+small, without text, and the more blurred the fewer steps there were.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import io
 from collections.abc import Iterator
 
 import msgspec
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from services.gpusim.caption import write
 
@@ -18,6 +19,11 @@ Colour = tuple[int, int, int]
 FORMATS = ("png", "jpeg")
 
 _SHAPES = 7
+_LATENT = 8
+"""A preview has this part of a picture's sides, as one has that is made of latents."""
+_SMALLEST = 8
+_BLUR = 0.25
+"""How much of the shorter side a picture without any step is blurred over."""
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,8 +39,20 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
 
 def render(picture: Picture, image_format: str = "png") -> bytes:
     """Draw it and encode it in one of FORMATS."""
-    image = _scene(picture)
+    image = _scene(picture, (picture.width, picture.height))
     write(image, picture.prompt, _details(picture))
+    return _encoded(image, image_format)
+
+
+def preview(picture: Picture, step: int, image_format: str = "png") -> bytes:
+    """Show how it looks after so many of its steps, encoded in one of FORMATS."""
+    width, height = (max(_SMALLEST, side // _LATENT) for side in (picture.width, picture.height))
+    left = 1 - min(1.0, step / picture.steps)
+    blur = ImageFilter.GaussianBlur(left * _BLUR * min(width, height))
+    return _encoded(_scene(picture, (width, height)).filter(blur), image_format)
+
+
+def _encoded(image: Image.Image, image_format: str) -> bytes:
     encoded = io.BytesIO()
     if image_format == "jpeg":
         image.save(encoded, "JPEG", quality=90)
@@ -58,9 +76,8 @@ def _numbers(picture: Picture) -> Iterator[int]:
         block += 1
 
 
-def _scene(picture: Picture) -> Image.Image:
+def _scene(picture: Picture, size: tuple[int, int]) -> Image.Image:
     numbers = _numbers(picture)
-    size = (picture.width, picture.height)
     hue = next(numbers)
     corners = Image.new("RGB", (2, 2))
     for place, turn in (((0, 0), 0), ((1, 0), 28), ((0, 1), 52), ((1, 1), 96)):

@@ -138,7 +138,7 @@ def _progress_row(stored: Stored) -> tuple[object, ...] | None:
         progress = events.decode_progress(stored.body)
     except (ValueError, RecursionError):
         return None
-    shown = views.progress(progress)
+    shown = views.progress(task_id, progress)
     return (task_id, stored.sequence, progress.attempt, views.wire_progress(task_id, shown), shown)
 
 

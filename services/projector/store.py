@@ -12,12 +12,13 @@ from typing import Final, TypeVar
 import aiosqlite
 from msgspec import Struct
 
-from schemas import readmodel
+from schemas import readmodel, views
 from schemas.errors import TaskfoldError
 from schemas.ids import TaskId
 from schemas.subjects import parse_subject
+from schemas.task import fold as fold_task
 from services.bus.stored import Stored, recorded
-from services.projector.projections import Fold, Known, decode_state
+from services.projector.projections import MOMENT, Fold, Known, decode_state
 
 T = TypeVar("T")
 
@@ -123,7 +124,7 @@ async def opened(path: Path, *, new_for: str | None = None) -> AsyncIterator[Sto
         for pragma in _PRAGMAS:
             await connection.execute_fetchall(f"PRAGMA {pragma}")
         if new_for is not None:
-            await connection.executescript(readmodel.TABLES)
+            await connection.executescript(readmodel.TABLES + readmodel.INDEXES)
             values = (0, new_for, readmodel.SCHEMA_VERSION)
             await connection.execute_fetchall(readmodel.INIT_CHECKPOINT, values)
         store = Store(path, connection)
@@ -166,13 +167,10 @@ def put_in_place(built: Path, path: Path) -> None:
 
 
 def _fold_into(database: sqlite3.Connection, batch: list[Stored]) -> int:
-    fold = Fold()
+    fold = _fold_from(database, batch[-1].sequence)
     for stored in batch:
         address, event = recorded(stored)
-        if address is None:
-            fold.ignored += 1
-            continue
-        if fold.missing(event.task_id):
+        if address is not None and fold.missing(event.task_id):
             fold.remember(event.task_id, _load(database, event.task_id))
         fold.apply(event, address)
     last = batch[-1].sequence
@@ -182,14 +180,26 @@ def _fold_into(database: sqlite3.Connection, batch: list[Stored]) -> int:
             (readmodel.UPSERT_TASK, fold.tasks()),
             (readmodel.INSERT_TAG, fold.tags),
             (readmodel.INSERT_EVENT, fold.events),
+            (readmodel.DELETE_EVENTS, fold.erased),
+            (readmodel.FORGET, ((number,) for number, _ in fold.erased)),
             (readmodel.DELETE_PROGRESS, fold.not_running()),
             (readmodel.ADD_COUNT, fold.counts()),
             (readmodel.ADD_LANE_DEPTH, fold.depths()),
             (readmodel.ADD_QUEUE, fold.queues()),
+            (readmodel.ADD_BATCH, fold.batches()),
+            (readmodel.END_BATCH, fold.ended_batches()),
+            (readmodel.INSERT_MOMENT, fold.moments),
             (readmodel.SET_CHECKPOINT, [(last, fold.ignored, last)]),
         ],
     )
     return fold.ignored
+
+
+def _fold_from(database: sqlite3.Connection, last: int) -> Fold:
+    """Begin a fold where the file is; how the queues stand is read only if it comes past a moment."""
+    [(sequence, *_)] = database.execute(readmodel.GET_CHECKPOINT).fetchall()
+    rows = database.execute(readmodel.GET_QUEUES) if sequence // MOMENT != last // MOMENT else ()
+    return Fold(sequence, {(kind, model): numbers for kind, model, *numbers in rows})
 
 
 def _load(database: sqlite3.Connection, task_id: TaskId) -> Known | None:
@@ -197,7 +207,12 @@ def _load(database: sqlite3.Connection, task_id: TaskId) -> Known | None:
     if row is None:
         return None
     number, prefix, state = row
-    return Known(number, decode_state(state), parse_subject(f"{prefix}.state")[0])
+    address, _ = parse_subject(f"{prefix}.state")
+    if state is not None:
+        return Known(number, decode_state(state), address)
+    # Little follows an end, so of what ended the state is not kept beside its events.
+    wires = database.execute(readmodel.HISTORY_OF_TASK, (number,)).fetchall()
+    return Known(number, fold_task(task_id, (views.recorded(wire) for (wire,) in wires)), address)
 
 
 def _in_transaction(

@@ -9,14 +9,24 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
+from schemas import previews
 from schemas.events import ErrorClass
 from schemas.registry import Protocol
 from schemas.requests import ImageRequest
 from services.dispatcher.backends import comfyui_watch
 from services.dispatcher.backends import comfyui_wire as wire
-from services.dispatcher.backends.base import Attached, Failed, Finished, Job, Misconfigured, Progressed
+from services.dispatcher.backends.base import (
+    Attached,
+    Failed,
+    Finished,
+    Job,
+    Misconfigured,
+    Previewed,
+    Progressed,
+)
 from services.dispatcher.backends.detect import adapter_for
-from services.gpusim.model import Fault, Outcome, ProfileName
+from services.gpusim.main import running
+from services.gpusim.model import Fault, Options, Outcome, ProfileName
 from tests.conformance.rigs import (
     WORKFLOW,
     SimulatorRig,
@@ -28,6 +38,7 @@ from tests.conformance.rigs import (
     image_job,
     job,
     read,
+    ready_model,
     simulated,
 )
 from tests.conformance.servers import serving
@@ -55,11 +66,54 @@ async def test_the_steps_of_the_sampler_are_its_progress(session: aiohttp.Client
     assert isinstance(reports[0], Attached)
     assert isinstance(reports[-1], Finished)
     told = [report for report in reports if isinstance(report, Progressed)]
-    assert len(told) == len(reports) - 2 > 2
+    shown = [report for report in reports if isinstance(report, Previewed)]
+    assert len(told) == len(reports) - len(shown) - 2 > 2
     assert {report.steps for report in told} == {4}
     fractions = [report.fraction for report in told]
     assert fractions == sorted(set(fractions))
     assert 0 < fractions[0] <= 0.5 < fractions[-1] <= 1
+
+
+@pytest.mark.parametrize("profile", FLAVOURS)
+async def test_what_is_being_drawn_is_seen_step_by_step(
+    session: aiohttp.ClientSession, profile: ProfileName
+) -> None:
+    async with slow(session, profile, step_ms=1_000) as rig:
+        reports = await read(rig.adapter.call(job(rig, n=2)))
+    shown = [report.image for report in reports if isinstance(report, Previewed)]
+    assert {previews.media_type(image) for image in shown} == {"image/jpeg"}
+    assert len(set(shown)) == len(shown) > 4, "of both pictures"
+
+
+async def test_a_comfyui_that_shows_nothing_gives_no_preview(session: aiohttp.ClientSession) -> None:
+    options = Options(profile=ProfileName.COMFYUI, step_ms=1_000, previews=False)
+    async with running(options) as url:
+        adapter = adapter_for(session, backend_at(url, Protocol.COMFYUI))
+        reports = await read(adapter.call(image_job(await ready_model(adapter))))
+    assert {type(report) for report in reports} == {Attached, Progressed, Finished}
+
+
+async def test_what_is_drawn_for_somebody_without_an_id_is_no_preview_of_ours(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with slow(session, ProfileName.COMFYUI_OLD, step_ms=1_000) as rig:
+        mine = job(rig)
+        request = ImageRequest(prompt="an owl", seed=9, width=128, height=64, steps=40)
+        (theirs,) = wire.prompts(WORKFLOW, request, rig.model, wire.remote_id(mine.task_id, 999))
+        async with asyncio.TaskGroup() as group:
+            await rig.hold()
+            async with session.post(f"{rig.url}/prompt", json={"prompt": theirs.graph}) as answer:
+                assert answer.status == 200
+            await rig.held()
+            reading = group.create_task(read(rig.adapter.call(mine)))
+
+            async def waits() -> bool:
+                return (await rig.control.stats()).waiting == 1
+
+            await eventually(waits)
+            await rig.release()
+        shown = [report for report in reading.result() if isinstance(report, Previewed)]
+    assert 0 < len(shown) <= 4, "one a step of our own, and none of the other's"
 
 
 @pytest.mark.parametrize("profile", FLAVOURS)

@@ -7,11 +7,12 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
+from schemas import previews
 from schemas.ids import TaskId
 from schemas.registry import Protocol
-from schemas.requests import Kind
+from schemas.requests import ImageRequest, Kind
 from services.dispatcher.backends import sdapi
-from services.dispatcher.backends.base import Failed, Misconfigured, Progressed, Ready
+from services.dispatcher.backends.base import Failed, Finished, Misconfigured, Previewed, Progressed, Ready
 from services.dispatcher.backends.detect import adapter_for, recognise
 from services.gpusim.main import running
 from services.gpusim.model import Options, Outcome, ProfileName
@@ -28,6 +29,8 @@ from tests.conformance.rigs import (
 )
 from tests.conformance.servers import serving
 
+LONG = ImageRequest(prompt="a red fox", seed=7, width=128, height=64, steps=40)
+RED = replace(LONG, seed=8)
 UNHURRIED_MS = 6400.0
 """A step of the jobs here takes 0.2 s, and a picture four of them."""
 
@@ -51,6 +54,41 @@ async def test_progress_is_what_the_server_says_of_all_pictures(
     fractions = [report.fraction for report in told]
     assert fractions == sorted(fractions)
     assert 0 <= fractions[0] < fractions[-1] <= 1
+
+
+async def test_what_is_being_drawn_is_seen_at_every_second_look_and_changes(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with simulated(session, Protocol.SDAPI, step_ms=UNHURRIED_MS / 8) as rig:
+        reports = await read(rig.adapter.call(replace(job(rig), request=LONG)))
+    shown = [report.image for report in reports if isinstance(report, Previewed)]
+    assert {previews.media_type(image) for image in shown} == {"image/png"}
+    assert len(set(shown)) == 3, "after each ten of its steps but the last"
+    assert len(shown) <= sum(isinstance(report, Progressed) for report in reports) / 2
+
+
+async def test_a_web_ui_that_shows_nothing_gives_no_preview(session: aiohttp.ClientSession) -> None:
+    options = Options(profile=ProfileName.A1111, step_ms=UNHURRIED_MS / 16, previews=False)
+    async with running(options) as url:
+        adapter = adapter_for(session, backend_at(url, Protocol.SDAPI))
+        reports = await read(adapter.call(replace(image_job(None), request=LONG)))
+    assert {type(report) for report in reports} == {Progressed, Finished}
+
+
+async def test_what_another_draws_is_no_preview_of_ours(session: aiohttp.ClientSession) -> None:
+    async with simulated(session, Protocol.SDAPI, step_ms=UNHURRIED_MS / 16) as rig:
+        other = replace(job(rig), task_id=TaskId("0199d4e8-7c1a-7000-8000-00000000000a"), request=LONG)
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(read(rig.adapter.call(other)))
+            await rig.held()
+            second = group.create_task(read(rig.adapter.call(replace(job(rig), request=RED))))
+    theirs, ours = (
+        {report.image for report in call.result() if isinstance(report, Previewed)}
+        for call in (first, second)
+    )
+    assert theirs
+    assert ours
+    assert not theirs & ours
 
 
 async def test_a_stop_interrupts_the_job_and_half_a_picture_is_no_result(

@@ -104,7 +104,7 @@ def test_a_history_still_folds_to_the_same_document(path: Path) -> None:
 @pytest.mark.parametrize("path", HISTORIES, ids=name)
 def test_the_read_model_shows_a_history_s_document(path: Path) -> None:
     address, recorded, document = read_history(path)
-    projection = Fold()
+    projection = Fold(0, {})
     projection.remember(address.task_id, None)
     for one in recorded:
         assert not isinstance(one.event, Undecodable)

@@ -394,7 +394,7 @@ async def test_the_fleet_is_only_looked_at_and_takes_no_parameter(
 
 def test_the_oldest_in_line_is_found_by_its_index() -> None:
     with contextlib.closing(sqlite3.connect(":memory:")) as database:
-        database.executescript(readmodel.TABLES)
+        database.executescript(readmodel.TABLES + readmodel.INDEXES)
         plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {readmodel.QUEUES}")]
 
     assert any("tasks_in_queue" in step for step in plan), plan

@@ -13,7 +13,7 @@ from schemas.lease import Claim, Lease
 from schemas.requests import ImageRequest, ImageSubmission
 from schemas.subjects import BACKENDS, LEASES, TASKS, Address, Lane
 from services import clock
-from services.artifacts import CHUNK, ArtifactStore, IncompleteError, TooLargeError
+from services.artifacts import CHUNK, ArtifactStore, IncompleteError
 from services.bus.buckets import Bucket, Entry
 from services.bus.connection import Bus, Msg
 from services.bus.follow import Follower
@@ -239,19 +239,19 @@ async def test_what_is_stored_comes_back_whole_and_in_part(log: TaskLog, bus: Bu
     assert middle == data[size // 3 : size // 2]
 
 
-async def test_too_much_is_refused_and_leaves_nothing(log: TaskLog, bus: Bus) -> None:
+async def broken_off(data: bytes) -> AsyncIterator[bytes]:
+    async for piece in pieces(data):
+        yield piece
+    raise RejectedError(Code.BODY_TOO_LARGE, "that is all")
+
+
+async def test_what_breaks_off_leaves_nothing(log: TaskLog, bus: Bus) -> None:
     del log
     store = ArtifactStore(bus)
-    name = ArtifactId("too-large")
-    with pytest.raises(TooLargeError):
-        await store.put(
-            name,
-            pieces(bytes(5 * CHUNK)),
-            nuid=clock.new_name(),
-            now=clock.now(),
-            media_type="x/y",
-            limit=CHUNK,
-        )
+    name = ArtifactId("broken-off")
+    content = broken_off(bytes(5 * CHUNK))
+    with pytest.raises(RejectedError):
+        await store.put(name, content, nuid=clock.new_name(), now=clock.now(), media_type="x/y")
     assert await store.info(name) is None
     state = (await bus.api("STREAM.INFO.OBJ_ARTIFACTS"))["state"]
     assert state["messages"] == 0

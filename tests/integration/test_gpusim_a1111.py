@@ -154,6 +154,32 @@ async def test_progress_grows_with_the_steps(steady: WebUi) -> None:
     await call
 
 
+async def test_what_is_being_drawn_is_shown_as_of_every_tenth_step_unless_it_is_skipped(
+    steady: WebUi,
+) -> None:
+    assert (await steady.ask("GET", "progress"))[1]["current_image"] is None
+    call = asyncio.ensure_future(steady.draw(**{**FOX, "width": 32, "steps": 40}))
+    await until(lambda: steady.drawing(1))
+    assert (await steady.ask("GET", "progress"))[1]["current_image"] is None, "of nothing yet"
+    await until(lambda: steady.drawing(12))
+    assert (await steady.progress())["current_image"] is None
+    shown = (await steady.ask("GET", "progress?skip_current_image=false"))[1]["current_image"]
+    assert opened(shown).size == (8, 8)
+    assert (await steady.ask("GET", "progress"))[1]["current_image"] == shown
+    await until(lambda: steady.drawing(22))
+    assert (await steady.ask("GET", "progress"))[1]["current_image"] != shown
+    await call
+
+
+async def test_live_previews_may_be_off() -> None:
+    async with running(replace(STEADY, previews=False)) as url, ClientSession() as session:
+        server = WebUi(session, url)
+        call = asyncio.ensure_future(server.draw(**{**FOX, "width": 32, "steps": 16}))
+        await until(lambda: server.drawing(11))
+        assert (await server.ask("GET", "progress"))[1]["current_image"] is None
+        await call
+
+
 async def test_an_interruption_strikes_what_runs_which_succeeds_with_half_a_picture(steady: WebUi) -> None:
     call = asyncio.ensure_future(steady.draw(**FOX))
     await until(lambda: steady.drawing(1))

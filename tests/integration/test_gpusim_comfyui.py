@@ -345,6 +345,45 @@ async def test_the_client_of_a_prompt_hears_of_it_and_others_only_of_the_queue(s
         assert (others[-1]["type"], others[-1]["data"]["prompt_id"]) == ("execution_error", OTHER)
 
 
+HELLO = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+
+
+@pytest.mark.parametrize(
+    ("profile", "said", "kind"),
+    [
+        (ProfileName.COMFYUI, HELLO, 4),
+        (ProfileName.COMFYUI, {"type": "feature_flags", "data": {}}, 1),
+        (ProfileName.COMFYUI, None, 1),
+        (ProfileName.COMFYUI_OLD, HELLO, 1),
+    ],
+)
+async def test_a_preview_says_whose_it_is_to_a_client_that_can_read_that(
+    profile: ProfileName, said: object, kind: int
+) -> None:
+    async with (
+        started(profile) as url,
+        ClientSession() as session,
+        session.ws_connect(f"{url}/ws?clientId=me") as mine,
+    ):
+        if said is not None:
+            await mine.send_json(said)
+        if said is not None and profile is ProfileName.COMFYUI:
+            while (await mine.receive_json())["type"] != "feature_flags":
+                pass
+        await Comfy(session, url).submit(graph(), client_id="me")
+        while (message := await mine.receive()).type is not WSMsgType.BINARY:
+            pass
+    event, second = (int.from_bytes(message.data[at : at + 4]) for at in (0, 4))
+    assert event == kind
+    if kind == 1:
+        image = message.data[8:]
+        assert second == 1, "a JPEG"
+    else:
+        image = message.data[8 + second :]
+        assert json.loads(message.data[8 : 8 + second])["prompt_id"] == ID
+    assert Image.open(io.BytesIO(image)).format == "JPEG"
+
+
 async def test_a_failure_is_told_to_all_and_kept(server: Comfy) -> None:
     await server.control.script(Fault.OOM)
     async with server.session.ws_connect(f"{server.url}/ws?clientId=you") as yours:

@@ -14,7 +14,7 @@ from schemas.requests import ImageRequest
 from services.dispatcher.backends import comfyui_wire as wire
 from services.dispatcher.backends.base import Failed, Finished
 from services.dispatcher.backends.classify import Broken, Reply, Trouble
-from services.dispatcher.backends.comfyui_events import Ended, Step, heard
+from services.dispatcher.backends.comfyui_events import Ended, Preview, Step, heard, shown
 from services.dispatcher.backends.comfyui_refusals import refusal
 from services.dispatcher.backends.polling import Unclear
 
@@ -320,6 +320,37 @@ RUNNING = {
 )
 def test_a_message_tells_a_step_or_an_end_or_nothing(text: str, expected: Step | Ended | None) -> None:
     assert heard(text) == expected
+
+
+JPEG = b"\xff\xd8\xff and so on"
+OTHER = wire.remote_id(TASK, 2)
+
+
+def described(metadata: object) -> bytes:
+    encoded = msgspec.json.encode(metadata)
+    return (4).to_bytes(4) + len(encoded).to_bytes(4) + encoded + JPEG
+
+
+@pytest.mark.parametrize(
+    ("message", "runs", "expected"),
+    [
+        ((1).to_bytes(4) + (1).to_bytes(4) + JPEG, ID, Preview(ID, JPEG)),
+        ((1).to_bytes(4) + (2).to_bytes(4) + JPEG, ID, Preview(ID, JPEG)),
+        ((1).to_bytes(4) + (1).to_bytes(4) + JPEG, None, None),
+        (described({"prompt_id": ID, "image_type": "image/jpeg"}), None, Preview(ID, JPEG)),
+        (described({"prompt_id": OTHER, "node_id": "3"}), ID, Preview(OTHER, JPEG)),
+        (described({"node_id": "3"}), ID, None),
+        (described(None), ID, None),
+        ((4).to_bytes(4) + (2**32 - 1).to_bytes(4) + b"{}", ID, None),
+        ((3).to_bytes(4) + (1).to_bytes(4) + b"3 words", ID, None),
+        (b"", ID, None),
+        (b"\0\0", ID, None),
+    ],
+)
+def test_a_preview_is_that_of_the_prompt_it_names_or_else_of_the_one_whose_steps_are_told(
+    message: bytes, runs: str | None, expected: Preview | None
+) -> None:
+    assert shown(message, runs) == expected
 
 
 def test_the_end_of_an_attempt_has_the_seed_of_each_picture() -> None:

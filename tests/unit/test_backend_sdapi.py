@@ -1,11 +1,15 @@
 """What is sent to servers with `/sdapi/v1`, and how their answers read."""
 
+import base64
+
+import msgspec
 import pytest
 from msgspec.structs import replace
 
+from schemas import previews
 from schemas.requests import ImageRequest
 from services.dispatcher.backends import sdapi_wire as wire
-from services.dispatcher.backends.base import Failed, Progressed
+from services.dispatcher.backends.base import Failed, Previewed, Progressed
 from services.dispatcher.backends.classify import Broken, Reply, Trouble
 
 FOX = ImageRequest(prompt="a fox", width=640, height=480, steps=9, seed=7, n=2)
@@ -133,3 +137,27 @@ def test_a_list_of_samplers_tells_the_protocol(
     speaks: bool,  # noqa: FBT001 - from the table
 ) -> None:
     assert wire.speaks_sdapi(answer) is speaks
+
+
+PNG = b"\x89PNG\r\n\x1a\n, the rest of it"
+ENCODED = base64.b64encode(PNG).decode()
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (ENCODED, Previewed(PNG)),
+        (f"data:image/png;base64,{ENCODED}", Previewed(PNG)),
+        (None, None),
+        ("", None),
+        ("no base64!", None),
+        ("A" * (2 * previews.MAX_BYTES), None),
+    ],
+)
+def test_what_is_being_drawn_is_seen_where_the_server_shows_it(
+    shown: str | None, expected: Previewed | None
+) -> None:
+    body = {"progress": 0.5, "state": {"job_count": 1}, "current_image": shown}
+    found = wire.seen(Reply(200, msgspec.json.encode(body)))
+    assert found is not None
+    assert wire.previewed(found) == expected

@@ -27,7 +27,7 @@ def refusal(act: Callable[[], object]) -> RejectedError:
 @pytest.fixture
 def database() -> Iterator[sqlite3.Connection]:
     with contextlib.closing(sqlite3.connect(":memory:")) as opened:
-        opened.executescript(readmodel.TABLES)
+        opened.executescript(readmodel.TABLES + readmodel.INDEXES)
         yield opened
 
 
@@ -152,11 +152,11 @@ def test_successors_are_looked_for_by_their_origin(database: sqlite3.Connection)
 
 
 def test_times_of_submission_are_held_to_the_millisecond(database: sqlite3.Connection) -> None:
-    marks = ", ".join("?" * 20)
+    marks = ", ".join("?" * 21)
     for number in range(1, 6):
         at = f"2026-11-24T09:00:00.{number:03}Z"
         row: Row = (number, f"id-{number}", "image", "QUEUED", "default", "a", "f", None, number, "any", at)
-        row += ("normal", None, 1.0, None, None, None, None, b"", b"")
+        row += ("normal", None, 1.0, None, None, None, None, None, b"", b"")
         database.execute(f"INSERT INTO tasks VALUES ({marks})", row)
 
     def found(**said: str) -> list[str]:

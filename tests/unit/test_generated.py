@@ -79,6 +79,7 @@ SHAPE = {
                         "properties": {
                             "name": {"type": "string"},
                             "summary": {"type": "string"},
+                            "contentType": {"type": "string"},
                             "headers": {"type": "object"},
                             "payload": {
                                 "type": "object",
@@ -228,7 +229,7 @@ def test_progress_is_as_its_schema_says(progress: Progress) -> None:
 @settings(max_examples=30)
 def test_every_document_is_as_its_schema_says(whole: list[Recorded]) -> None:
     stored = views.encoded(fold(TASK, whole), ADDRESS)
-    shown = views.progress(Progress(attempt=1, fraction=0.5))
+    shown = views.progress(TASK, Progress(attempt=1, fraction=0.5))
 
     stands = [standing(None, None, Why.PAUSED), standing(1, T0, Why.WAITING_FOR_SLOT)]
 

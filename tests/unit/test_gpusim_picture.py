@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageStat
 
 from services.gpusim.caption import ELLIPSIS, fit, plain
-from services.gpusim.picture import Picture, render
+from services.gpusim.picture import Picture, preview, render
 
 FOX = Picture(prompt="a red fox in the snow", seed=7, width=512, height=512, steps=20)
 
@@ -106,3 +106,20 @@ def test_accents_and_line_breaks_become_what_the_font_can_draw() -> None:
 
 def test_a_huge_prompt_is_read_only_in_part() -> None:
     assert len(plain("x" * 1_000_000)) < 3000
+
+
+def test_a_preview_is_small_and_comes_nearer_to_the_picture_with_each_step() -> None:
+    picture = replace(FOX, prompt="")
+
+    def distance(step: int) -> float:
+        seen = Image.open(io.BytesIO(preview(picture, step, "jpeg"))).convert("RGB")
+        assert seen.size == (64, 64)
+        whole = opened(picture).convert("RGB").resize(seen.size)
+        return ImageStat.Stat(ImageChops.difference(seen, whole)).rms[0]
+
+    distances = [distance(step) for step in (1, 7, 13, 20)]
+    assert distances == sorted(distances, reverse=True)
+
+
+def test_the_smallest_picture_has_a_preview() -> None:
+    assert Image.open(io.BytesIO(preview(replace(FOX, width=1, height=1), 0))).size == (8, 8)

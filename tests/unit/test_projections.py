@@ -45,15 +45,18 @@ class Table:
         self.events: dict[object, Row] = {}
         self.counts: Counter[tuple[object, ...]] = Counter()
         self.depths: Counter[object] = Counter()
-        self.queues: Counter[tuple[object, ...]] = Counter()
-        self.ignored = 0
+        self.queues: Counter[tuple[str, str, Status]] = Counter()
+        self.moments: dict[object, object] = {}
+        self.last = 0
 
     def apply(self, batch: Iterable[Recorded]) -> Fold:
-        fold = Fold()
+        queues = {queue: [self.queues[*queue, status] for status in IN_QUEUE] for queue in self._queues()}
+        fold = Fold(self.last, queues)
         for recorded in batch:
             if fold.missing(recorded.task_id):
                 fold.remember(recorded.task_id, self.known(recorded.task_id))
             fold.apply(recorded, Address(LANE, recorded.task_id))
+            self.last = max(self.last, recorded.sequence)
         for row in fold.tasks():
             self.tasks[row[1]] = row
         for row in fold.events:
@@ -64,19 +67,29 @@ class Table:
             self.depths[lane] += _number(change)
         for kind, model, *changes in fold.queues():
             for status, change in zip(IN_QUEUE, changes, strict=True):
-                self.queues[kind, model, status] += _number(change)
+                self.queues[str(kind), str(model), status] += _number(change)
+        for moment, shown in fold.moments:
+            self.moments.setdefault(moment, shown)
         return fold
+
+    def _queues(self) -> set[tuple[str, str]]:
+        return {(kind, model) for kind, model, _ in self.queues}
 
     def known(self, task_id: TaskId) -> Known | None:
         row = self.tasks.get(task_id)
         if row is None:
             return None
         state, number, prefix = row[STATE], row[0], row[5]
-        assert isinstance(state, bytes)
-        return Known(_number(number), decode_state(state), parse_subject(f"{prefix}.state")[0])
+        address, _ = parse_subject(f"{prefix}.state")
+        if isinstance(state, bytes):
+            return Known(_number(number), decode_state(state), address)
+        wires = [row[-1] for row in sorted(self.events.values(), key=lambda row: _number(row[0]))]
+        told = [views.recorded(wire) for wire in wires if isinstance(wire, bytes)]
+        history = [one for one in told if one.task_id == task_id]
+        return Known(_number(number), fold(task_id, history), address)
 
     def content(self) -> tuple[object, ...]:
-        return self.tasks, self.events, +self.counts, +self.depths, +self.queues
+        return self.tasks, self.events, +self.counts, +self.depths, +self.queues, self.moments
 
 
 def _number(value: object) -> int:
@@ -208,12 +221,9 @@ def test_the_history_shows_every_legal_event_once_and_no_other(log: list[Recorde
             assert not isinstance(recorded.event, Undecodable)
             token = TOKENS[type(recorded.event)]
             wire = views.wire_event(recorded)
-            assert table.events[recorded.sequence] == (
-                recorded.sequence,
-                recorded.task_id,
-                f"task.{token}",
-                wire,
-            )
+            sequence, number, kind, *_, shown = table.events[recorded.sequence]
+            assert (sequence, kind, shown) == (recorded.sequence, f"task.{token}", wire)
+            assert number == table.tasks[recorded.task_id][0]
 
 
 @LOGS

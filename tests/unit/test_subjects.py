@@ -27,6 +27,7 @@ def test_the_grammar_of_subjects() -> None:
     assert LANE.filter == "task.image.any.normal.3.*.submitted"
     assert subjects.any_guard(TASK) == f"task.*.*.*.*.{TASK}.*"
     assert subjects.progress_subject(TASK) == f"progress.{TASK}"
+    assert subjects.preview_subject(TASK) == f"preview.{TASK}"
     assert subjects.schedule_subject(TASK) == f"sched.{TASK}"
     assert subjects.lease_key(BackendId("image-1"), 0) == "image-1.0"
 

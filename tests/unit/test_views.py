@@ -72,6 +72,8 @@ def test_a_queued_task_is_shown_with_every_member() -> None:
         "error": None,
         "backend": None,
         "origin": None,
+        "batch": None,
+        "erased_at": None,
         "links": {"self": URL, "events": f"{URL}/events", "cancel": f"{URL}/cancel"},
         "sequence": 1,
     }
@@ -142,7 +144,7 @@ def test_a_task_whose_ticket_nobody_could_read_is_shown_by_its_address() -> None
 
 def test_progress_and_queue_stand_in_front_of_what_is_stored() -> None:
     stored = views.encoded(task(submitted(), started()), ADDRESS)
-    seen = views.progress(Progress(attempt=1, fraction=0.35, step=7, steps=20))
+    seen = views.progress(TASK, Progress(attempt=1, fraction=0.35, step=7, steps=20))
 
     assert json.loads(views.spliced(stored, None)) == {
         "progress": None,
@@ -157,6 +159,15 @@ def test_progress_and_queue_stand_in_front_of_what_is_stored() -> None:
         "estimated": False,
         "preview_url": None,
     }
+
+
+def test_another_preview_has_another_url_and_no_preview_has_none() -> None:
+    urls = [
+        json.loads(views.progress(TASK, Progress(attempt=1, fraction=0.5, preview=name)))["preview_url"]
+        for name in ("a1", "b2", None)
+    ]
+    preview = f"/api/v1/tasks/{TASK}/preview"
+    assert urls == [f"{preview}?v=a1", f"{preview}?v=b2", None]
 
 
 def test_a_standing_says_the_place_the_end_in_whole_seconds_and_why() -> None:

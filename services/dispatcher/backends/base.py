@@ -61,6 +61,12 @@ class Progressed(Struct, frozen=True, kw_only=True):
     steps: int | None = None
 
 
+class Previewed(Struct, frozen=True):
+    """How the picture looks so far: the bytes of an image, as the backend sent them and unchecked."""
+
+    image: bytes
+
+
 class Output(Struct, frozen=True, kw_only=True):
     """Bytes that are to be stored, checked: an image decodes and has the size said here."""
 
@@ -84,7 +90,7 @@ class Failed(Struct, frozen=True, kw_only=True):
     retry_after_s: float | None = None
 
 
-Report = Attached | Progressed | Finished | Failed
+Report = Attached | Progressed | Previewed | Finished | Failed
 
 
 class Call(Protocol):

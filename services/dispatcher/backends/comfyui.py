@@ -23,6 +23,7 @@ from services.dispatcher.backends.base import (
     Health,
     Job,
     Misconfigured,
+    Previewed,
     Progressed,
     Ready,
     Report,
@@ -39,9 +40,9 @@ from services.dispatcher.backends.classify import (
     unless_stopped,
     wrong_kind,
 )
-from services.dispatcher.backends.comfyui_events import Ears, Step
+from services.dispatcher.backends.comfyui_events import Ears, Preview, Step
 from services.dispatcher.backends.comfyui_refusals import refusal
-from services.dispatcher.backends.comfyui_watch import Watch
+from services.dispatcher.backends.comfyui_watch import Seen, Watch
 from services.dispatcher.backends.http import Endpoint
 
 FETCH_TIMEOUT_S: Final = 60.0
@@ -126,7 +127,7 @@ class ComfyuiCall:
 
     async def _drawn(
         self, workflow: Workflow, seed: int | None
-    ) -> AsyncIterator[Progressed | Finished | Failed]:
+    ) -> AsyncIterator[Progressed | Previewed | Finished | Failed]:
         """Have one picture drawn after the other; the first that fails ends it."""
         pictures: list[Sequence[bytes]] = []
         told = 0.0
@@ -138,6 +139,9 @@ class ComfyuiCall:
                         told = fraction
                         yield Progressed(fraction=fraction, step=seen.step, steps=seen.steps)
                     continue
+                if isinstance(seen, Preview):
+                    yield Previewed(seen.image)
+                    continue
                 found = seen if isinstance(seen, Failed) else await self._fetched(seen)
                 if isinstance(found, Failed):
                     yield self._blamed(found)
@@ -146,7 +150,7 @@ class ComfyuiCall:
         end = await asyncio.to_thread(wire.result, pictures, seed)
         yield unless_stopped(end, stopped=self._stopped)
 
-    async def _followed(self, number: int, workflow: Workflow) -> AsyncIterator[Step | wire.Entry | Failed]:
+    async def _followed(self, number: int, workflow: Workflow) -> AsyncIterator[Seen]:
         """Follow a prompt to its end; it is begun here, unless another dispatcher has done that."""
         if self._resuming:
             async for seen in self._watched(number, certain=False):
@@ -159,7 +163,7 @@ class ComfyuiCall:
             async for seen in self._begun(number, workflow):
                 yield seen
 
-    async def _begun(self, number: int, workflow: Workflow) -> AsyncIterator[Step | wire.Entry | Failed]:
+    async def _begun(self, number: int, workflow: Workflow) -> AsyncIterator[Seen]:
         """Submit a prompt, if that is still ours to do, and follow it."""
         if number and not self._stopped and not await self._job.may_go_on():
             yield lease_lost()
@@ -181,7 +185,7 @@ class ComfyuiCall:
         body = {"prompt": prompt.graph, "client_id": self._remote_id, "prompt_id": prompt.id}
         return await self._endpoint.post(wire.SUBMIT, body)
 
-    def _watched(self, number: int, *, certain: bool) -> AsyncIterator[Step | wire.Entry | Failed]:
+    def _watched(self, number: int, *, certain: bool) -> AsyncIterator[Seen]:
         expected_s = None if self._job.expected_s is None else self._job.expected_s / len(self._prompts)
         prompt_id = self._prompts[number].id
         self._watch = Watch(self._endpoint, self._ears, prompt_id, expected_s, certain=certain)

@@ -11,13 +11,16 @@ from typing import Final
 from services.dispatcher.backends import comfyui_wire as wire
 from services.dispatcher.backends.base import Failed
 from services.dispatcher.backends.classify import NOT_FOUND, OK, Broken, Reply
-from services.dispatcher.backends.comfyui_events import Ears, Ended, Step
+from services.dispatcher.backends.comfyui_events import Ears, Ended, Preview, Step
 from services.dispatcher.backends.http import Endpoint
 from services.dispatcher.backends.polling import Drought, Unclear, hopeless, next_poll, without_answer
 
 POLL_TIMEOUT_S: Final = 5.0
 LOOK_EVERY_S: Final = 5.0
 """Between looks at the queue, which holds whole graphs."""
+
+Seen = Step | Preview | wire.Entry | Failed
+"""What is seen of a prompt: any number of the first two, then one of the others."""
 
 _RETRY_GAP_S: Final = 0.25
 _NEAR_GAP_S: Final = 0.05
@@ -50,8 +53,8 @@ class Watch:
         if self._nap is not None and not self._nap.expired():
             self._nap.reschedule(self._now())
 
-    async def seen(self) -> AsyncIterator[Step | wire.Entry | Failed]:
-        """Give the steps that are heard of, and then the end; what was never there is lost."""
+    async def seen(self) -> AsyncIterator[Seen]:
+        """Give the steps and previews that are heard of, and then the end; what was never there is lost."""
         while True:
             async for step in self._steps(self._gap_s()):
                 yield step
@@ -70,7 +73,7 @@ class Watch:
             return min(gap_s, _NEAR_GAP_S)
         return min(gap_s, _RETRY_GAP_S) if self._stopping and not self._told else gap_s
 
-    async def _steps(self, seconds: float) -> AsyncIterator[Step]:
+    async def _steps(self, seconds: float) -> AsyncIterator[Step | Preview]:
         """Listen for so long; a wish to stop, or word of the end, makes it shorter."""
         until = self._now() + seconds
         await self._ears.open(self._now())
@@ -84,7 +87,7 @@ class Watch:
             yield said
         self._hurry = False
 
-    async def _heard(self, seconds: float) -> Step | Ended | None:
+    async def _heard(self, seconds: float) -> Step | Preview | Ended | None:
         try:
             async with asyncio.timeout(max(0.0, seconds)) as self._nap:
                 return await self._ears.hear()

@@ -7,7 +7,7 @@ away.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import aiohttp
@@ -23,6 +23,7 @@ from services.dispatcher.backends.base import (
     Health,
     Job,
     Misconfigured,
+    Previewed,
     Progressed,
     Ready,
     Report,
@@ -92,6 +93,8 @@ class SdapiCall(OneShot):
         self._endpoint = endpoint
         self._job = job
         self._number = 0
+        self._watched: int | None = None
+        """Which of our pictures the last look found, if that is to be seen at the next."""
         self._hurry = asyncio.Event()
 
     async def stop(self) -> None:
@@ -101,8 +104,9 @@ class SdapiCall(OneShot):
     async def reports(self) -> AsyncIterator[Report]:
         drawing = asyncio.ensure_future(self._end())
         try:
-            while (progress := await self._until(drawing)) is not None:
-                yield progress
+            while told := await self._until(drawing):
+                for report in told:
+                    yield report
             yield await drawing
         finally:
             drawing.cancel()
@@ -128,21 +132,28 @@ class SdapiCall(OneShot):
             pictures.append(found)
         return await asyncio.to_thread(images.finished, pictures, request.seed)
 
-    async def _until(self, drawing: asyncio.Future[Finished | Failed]) -> Progressed | None:
-        """Wait for the next that is told of how far it is, or for the end, which is None."""
+    async def _until(self, drawing: asyncio.Future[Finished | Failed]) -> Sequence[Progressed | Previewed]:
+        """Wait for the next that is told of how far it is, or for the end, of which nothing is."""
         looking = asyncio.ensure_future(self._look())
         try:
             await asyncio.wait((drawing, looking), return_when=asyncio.FIRST_COMPLETED)
-            return None if drawing.done() else looking.result()
+            return () if drawing.done() else looking.result()
         finally:
             looking.cancel()
 
-    async def _look(self) -> Progressed:
-        """Look until there is something to tell; a wish to stop is passed on here, until it is heard."""
+    async def _look(self) -> Sequence[Progressed | Previewed]:
+        """Look until there is something to tell; a wish to stop is passed on here, until it is heard.
+
+        A preview is asked for between two looks that find the same picture of ours, or it might be
+        of another's.
+        """
         request = self._job.request
         while isinstance(request, ImageRequest):
             await self._pause()
-            answer = await self._endpoint.get(wire.PROGRESS, LOOK_TIMEOUT_S)
+            number = self._number
+            showing, self._watched = self._watched == number, None
+            path = wire.PICTURED if showing else wire.PROGRESS
+            answer = await self._endpoint.get(path, LOOK_TIMEOUT_S)
             if wire.has_no_route(answer):
                 break
             found = wire.seen(answer)
@@ -150,8 +161,13 @@ class SdapiCall(OneShot):
                 continue
             if self._stopped and not found.state.interrupted:
                 await self._endpoint.post(wire.INTERRUPT, {}, LOOK_TIMEOUT_S)
-            return wire.progressed(found, self._number, request.n)
-        never: asyncio.Future[Progressed] = asyncio.get_running_loop().create_future()
+            if number != self._number:
+                continue
+            self._watched = None if showing else number
+            preview = wire.previewed(found)
+            progress = wire.progressed(found, number, request.n)
+            return (progress, preview) if preview else (progress,)
+        never: asyncio.Future[Sequence[Progressed | Previewed]] = asyncio.get_running_loop().create_future()
         return await never
 
     async def _is_ours(self) -> bool:

@@ -7,8 +7,10 @@ from typing import Final
 
 from msgspec import Struct
 
+from schemas import previews
 from schemas.requests import ImageRequest
-from services.dispatcher.backends.base import Failed, Progressed
+from services.dispatcher.backends import images
+from services.dispatcher.backends.base import Failed, Previewed, Progressed
 from services.dispatcher.backends.classify import (
     NOT_FOUND,
     OK,
@@ -23,12 +25,14 @@ from services.dispatcher.backends.prompts import disarmed
 
 TXT2IMG: Final = "/sdapi/v1/txt2img"
 PROGRESS: Final = "/sdapi/v1/progress?skip_current_image=true"
+PICTURED: Final = "/sdapi/v1/progress?skip_current_image=false"
 TASK: Final = "/internal/progress"
 INTERRUPT: Final = "/sdapi/v1/interrupt"
 SAMPLERS: Final = "/sdapi/v1/samplers"
 CHECKPOINTS: Final = "/sdapi/v1/sd-models"
 
 _NO_ROUTE: Final = frozenset({NOT_FOUND, 405, 501})
+_MAX_ENCODED: Final = previews.MAX_BYTES * 4 // 3 + 64  # with what a data: url begins with
 
 
 class State(Struct, frozen=True):
@@ -45,6 +49,7 @@ class Seen(Struct, frozen=True):
 
     progress: float
     state: State = State()
+    current_image: str | None = None
 
     @property
     def busy(self) -> bool:
@@ -141,6 +146,15 @@ def progressed(found: Seen, number: int, of: int) -> Progressed:
     if steps <= 0:
         return Progressed(fraction=fraction)
     return Progressed(fraction=fraction, step=number * steps + step, steps=of * steps)
+
+
+def previewed(found: Seen) -> Previewed | None:
+    """Give the picture that came along; None where the server shows none, or one that is too large."""
+    encoded = found.current_image
+    if not encoded or len(encoded) > _MAX_ENCODED:
+        return None
+    image = images.decoded(encoded)
+    return None if isinstance(image, Failed) else Previewed(image)
 
 
 def idle(answer: Reply | Broken) -> bool | None:

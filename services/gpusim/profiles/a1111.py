@@ -5,6 +5,7 @@ whatever runs, which then succeeds with the picture that it has. KoboldCpp knows
 interruption, has one model, and lists a model of language besides.
 """
 
+import asyncio
 import base64
 from collections import deque
 from collections.abc import Sequence
@@ -16,11 +17,14 @@ from aiohttp import web
 from services.gpusim.gpu import Gpu, JobFailedError, Turn
 from services.gpusim.model import ProfileName
 from services.gpusim.painting import batch, paint, within_limits
-from services.gpusim.picture import Picture
+from services.gpusim.picture import Picture, preview
 from services.gpusim.profiles import detail, fastapi_missing, reply, unprocessable
 
 MODEL = "sd_xl_base_1.0"
 SAMPLERS = ("Euler", "Euler a", "Heun", "LMS", "DPM++ 2M", "DPM++ SDE", "DDIM", "UniPC")
+
+SHOWN_EVERY = 10
+"""Steps between what `current_image` shows, as the real one's settings have it."""
 
 _LANGUAGE_MODEL = "koboldcpp/llama"
 
@@ -63,6 +67,16 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def count(self) -> int:
         return self.n_iter * self.batch_size
+
+    def picture(self, seed: int) -> Picture:
+        return Picture(
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            seed=seed,
+            width=self.width,
+            height=self.height,
+            steps=self.steps,
+        )
 
 
 class _Task(msgspec.Struct, frozen=True):
@@ -117,14 +131,7 @@ class A1111:
             return unprocessable(["body"], str(error))
         if self._whole and request.sampler_name not in (None, *SAMPLERS):
             return _error("HTTPException", 404, detail="Sampler not found")
-        picture = Picture(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            seed=self._gpu.draw_seed() if request.seed < 0 else request.seed,
-            width=request.width,
-            height=request.height,
-            steps=request.steps,
-        )
+        picture = request.picture(self._gpu.draw_seed() if request.seed < 0 else request.seed)
         if not within_limits(picture) or request.count < 1:
             return _error("RuntimeError", 500, errors="the picture cannot be drawn")
         images = await self._run(request, picture)
@@ -154,7 +161,8 @@ class A1111:
         wanted = (request.override_settings or {}).get("sd_model_checkpoint")
         return wanted if isinstance(wanted, str) and wanted in self._models else self._checkpoint
 
-    async def _progress(self, _http: web.Request) -> web.Response:
+    async def _progress(self, http: web.Request) -> web.Response:
+        """Say how far the job is, and show it unless that is not wanted."""
         turn = self._gpu.current
         if turn is None:
             return reply({**_NOTHING, "state": _IDLE})
@@ -165,8 +173,18 @@ class A1111:
             "progress": progress,
             "eta_relative": elapsed_s / progress - elapsed_s,
             "state": _state(turn, request),
+            "current_image": None if _skips(http) else await self._current_image(turn, request),
         }
         return reply({**_NOTHING, **running})
+
+    async def _current_image(self, turn: Turn, request: _Request) -> str | None:
+        """Show the picture that is being drawn, as it was a while ago; null before there is any."""
+        number, step = divmod(turn.step, request.steps)
+        step -= step % SHOWN_EVERY
+        if not step or not self._gpu.options.previews:
+            return None
+        picture = request.picture((turn.job.seed or 0) + number)
+        return base64.b64encode(await asyncio.to_thread(preview, picture, step)).decode()
 
     async def _standing(self, http: web.Request) -> web.Response:
         """Say where the task of this id stands."""
@@ -229,6 +247,10 @@ class A1111:
     async def _language_models(self, _http: web.Request) -> web.Response:
         card = {"id": _LANGUAGE_MODEL, "object": "model", "owned_by": "koboldcpp"}
         return reply({"object": "list", "data": [card]})
+
+
+def _skips(http: web.Request) -> bool:
+    return http.query.get("skip_current_image", "false").lower() in {"true", "1", "on", "yes", "t", "y"}
 
 
 def _title(name: str) -> str:

@@ -27,6 +27,10 @@ _GIB = 1024**3
 Json = Any
 
 
+class _Flags(msgspec.Struct, frozen=True, tag_field="type", tag="feature_flags"):
+    data: dict[str, Json]
+
+
 class ComfyUI:
     """See the module."""
 
@@ -162,13 +166,29 @@ class ComfyUI:
         sockets[client_id] = socket
         try:
             await self._queue.tell_status()
+            first = True
             async for message in socket:
                 if message.type is WSMsgType.ERROR:
                     break
+                if first and not self._old and message.type is WSMsgType.TEXT:
+                    await self._greet(client_id, socket, message.data)
+                first = False
         finally:
             if sockets.get(client_id) is socket:
                 del sockets[client_id]
+                self._queue.wants_metadata.discard(client_id)
         return socket
+
+    async def _greet(self, client_id: str, socket: web.WebSocketResponse, first: str) -> None:
+        """Take the first message for what the client can, and answer with what the server can."""
+        try:
+            said = msgspec.json.decode(first, type=_Flags)
+        except msgspec.DecodeError:
+            return
+        if said.data.get("supports_preview_metadata") is True:
+            self._queue.wants_metadata.add(client_id)
+        flags = {"supports_preview_metadata": True, "max_upload_size": 100 * 1024**2}
+        await socket.send_str(msgspec.json.encode({"type": "feature_flags", "data": flags}).decode())
 
 
 async def _parsed(http: web.Request) -> dict[str, Json]:

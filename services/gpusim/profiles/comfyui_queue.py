@@ -14,14 +14,15 @@ from aiohttp import web
 from services.gpusim.gpu import Gpu, JobFailedError, Turn
 from services.gpusim.model import Job, step_times_s
 from services.gpusim.painting import GARBAGE, batch
-from services.gpusim.picture import render
+from services.gpusim.picture import preview, render
 from services.gpusim.profiles.comfyui_drawing import Drawing
 
 MAX_FILES = 512
 """Of more pictures than these, the oldest are gone; the real server keeps all on its disk."""
 MAX_HISTORY = 10_000
-PREVIEW = (1).to_bytes(4) + (1).to_bytes(4)
-"""The head of a preview without a picture: a message that is not JSON."""
+_JPEG = 1
+_PREVIEW = 1
+_PREVIEW_WITH_METADATA = 4
 
 # Any: JSON of any shape, said or handed back as it came.
 Json = Any
@@ -55,6 +56,8 @@ class Queue:
         self.history: dict[str, Json] = {}
         self.files: dict[Place, bytes] = {}
         self.sockets: dict[str, web.WebSocketResponse] = {}
+        self.wants_metadata: set[str] = set()
+        """The clients that asked to be told of each preview whose it is."""
         self._gpu = gpu
         self._arrived = asyncio.Event()
         self._cached: tuple[dict[str, Json], dict[str, Json]] | None = None
@@ -96,11 +99,16 @@ class Queue:
 
     async def tell(self, prompt: Prompt | None, event: str, data: dict[str, Json]) -> None:
         """Send an event to the client of a prompt, or to all."""
-        everybody = list(self.sockets.values())
-        mine = self.sockets.get(prompt.client_id or "") if prompt else None
-        for socket in everybody if prompt is None else filter(None, [mine]):
+        for socket in self._hearers(prompt):
             with contextlib.suppress(ConnectionError):
                 await socket.send_str(msgspec.json.encode({"type": event, "data": data}).decode())
+
+    def _hearers(self, prompt: Prompt | None) -> list[web.WebSocketResponse]:
+        """Find whom to tell of a prompt: everybody, unless it came with a client's id."""
+        if prompt is None or prompt.client_id is None:
+            return list(self.sockets.values())
+        mine = self.sockets.get(prompt.client_id)
+        return [] if mine is None else [mine]
 
     async def tell_status(self) -> None:
         """Tell all how long the queue is."""
@@ -161,16 +169,19 @@ class Queue:
             await self._tell_progress(prompt, step + 1)
 
     async def _tell_progress(self, prompt: Prompt, step: int) -> None:
-        """Say it twice, as new servers do for old clients, and send a preview."""
+        """Say it twice, as new servers do for old clients, and show it."""
         node, steps = prompt.drawing.sampler, prompt.drawing.picture.steps
         said = {"value": step, "max": steps, "prompt_id": prompt.id}
         state = {**said, "state": "running", "node_id": node}
         await self.tell(prompt, "progress_state", {"prompt_id": prompt.id, "nodes": {node: state}})
         await self.tell(prompt, "progress", {**said, "node": node})
-        socket = self.sockets.get(prompt.client_id or "")
-        if socket is not None:
-            with contextlib.suppress(ConnectionError):
-                await socket.send_bytes(PREVIEW)
+        if self._gpu.options.previews and (sockets := self._hearers(prompt)):
+            image = await asyncio.to_thread(preview, prompt.drawing.picture, step, "jpeg")
+            described = prompt.client_id in self.wants_metadata
+            message = _described(prompt, image) if described else _undescribed(image)
+            for socket in sockets:
+                with contextlib.suppress(ConnectionError):
+                    await socket.send_bytes(message)
 
     async def _note(self, prompt: Prompt, messages: list[Json], event: str, data: dict[str, Json]) -> None:
         """Say an event that the history keeps; how a prompt failed is told to all."""
@@ -205,6 +216,27 @@ class Queue:
         while len(self.files) > MAX_FILES:
             del self.files[next(iter(self.files))]
         return described
+
+
+def _undescribed(image: bytes) -> bytes:
+    """Write the older form of a preview, which says not whose it is."""
+    return _PREVIEW.to_bytes(4) + _JPEG.to_bytes(4) + image
+
+
+def _described(prompt: Prompt, image: bytes) -> bytes:
+    """Write the newer form of a preview."""
+    node = prompt.drawing.sampler
+    described = msgspec.json.encode(
+        {
+            "node_id": node,
+            "prompt_id": prompt.id,
+            "display_node_id": node,
+            "parent_node_id": None,
+            "real_node_id": node,
+            "image_type": "image/jpeg",
+        }
+    )
+    return _PREVIEW_WITH_METADATA.to_bytes(4) + len(described).to_bytes(4) + described + image
 
 
 def _failure(prompt: Prompt, error: JobFailedError) -> dict[str, Json]:
