@@ -284,6 +284,23 @@ FIRST_EVENT: Final = """
 SELECT wire FROM events WHERE number = (SELECT number FROM tasks WHERE task_id = ?)
 ORDER BY sequence LIMIT 1
 """
+PRUNED: Final = "SELECT pruned FROM checkpoint WHERE one = 1"
+LAST_EVENT: Final = "SELECT sequence, wire FROM events WHERE sequence <= ? ORDER BY sequence DESC LIMIT 1"
+EVENT_FROM: Final = "SELECT sequence, wire FROM events WHERE sequence >= ? ORDER BY sequence LIMIT 1"
+WIRES_OF_TASK: Final = """
+SELECT wire FROM events
+WHERE number = (SELECT number FROM tasks WHERE task_id = ?) AND sequence <= ? ORDER BY sequence
+"""
+LAST_MOMENT: Final = "SELECT sequence, queues FROM moments WHERE sequence <= ? ORDER BY sequence DESC LIMIT 1"
+MOVES: Final = """
+SELECT t.kind, t.model, (
+           SELECT p.status FROM events p
+           WHERE p.number = e.number AND p.sequence < e.sequence ORDER BY p.sequence DESC LIMIT 1
+       ), e.status
+FROM events e CROSS JOIN tasks t ON t.number = e.number
+WHERE e.sequence > ? AND e.sequence <= ?
+"""
+"""From what to what each event changed its task, and which queue that is in."""
 GET_DOC: Final = "SELECT doc FROM tasks WHERE number = ?"
 PROGRESS_AFTER: Final = """
 SELECT revision, task_id, wire FROM progress WHERE revision > ? ORDER BY revision LIMIT ?

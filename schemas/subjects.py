@@ -40,6 +40,15 @@ UPLOAD_MARKS: Final = f"$O.{ARTIFACTS}.U.*"
 SWEEPER: Final = "sweeper"
 """The key in LEASES of the role that expires overdue tasks."""
 
+SAVED: Final = (
+    *(f"KV_{LEASES}", f"KV_{FLEET}", PROGRESS, TASKS),
+    *(f"OBJ_{ARTIFACTS}", f"KV_{BACKENDS}", f"KV_{CONTROL}"),
+)
+"""Every stream, in the order of a backup: what names another before what it names.
+
+So no lease names a task, and no event an artifact, that the copy lacks.
+"""
+
 LANES: Final = 8
 ACK_WAIT_S: Final = 30
 NANOSECOND: Final = 1_000_000_000

@@ -27,6 +27,7 @@ _STREAM: Final = f"OBJ_{ARTIFACTS}"
 _ROLLUP: Final = {"Nats-Rollup": "sub"}
 _CONTENT_TYPE: Final = "content-type"
 _FILENAME: Final = "filename"
+_LINGER: Final = timedelta(minutes=1)
 _ENDINGS: Final = {
     "audio/wav": (".wav",),
     "audio/flac": (".flac",),
@@ -80,7 +81,7 @@ class ArtifactStore:
         On any failure, of ``content`` too, nothing stays.
         """
         try:
-            size, sha256, chunks = await self._write(nuid, content, envelope.kept(keep))
+            size, sha256, chunks = await self._write(nuid, content, kept_bytes(keep))
             info = ArtifactInfo(
                 artifact_id=artifact_id,
                 size=size,
@@ -236,6 +237,11 @@ def described(body: bytes) -> ArtifactInfo | None:
         nuid=meta["nuid"],
         chunks=meta["chunks"],
     )
+
+
+def kept_bytes(keep: timedelta | None) -> dict[str, str]:
+    """Build the header of chunks, which outlive the name: a read that has begun comes to its end."""
+    return envelope.kept(None if keep is None else keep + _LINGER)
 
 
 def endings(media_type: str) -> tuple[str, ...]:

@@ -81,18 +81,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     lanes: Annotated[int, Meta(ge=1, le=64, description="lanes of each (kind, model, priority)")] = 8
     max_age_days: Annotated[float, Meta(ge=3, description="how long the log keeps an event")] = 14.0
-    picture_days: Annotated[
-        Positive | None, Meta(description="how long pictures are kept; none: as long as the log")
-    ] = None
-    transcript_days: Annotated[
-        Positive | None, Meta(description="how long transcripts are kept; none: as long as the log")
-    ] = None
-    upload_days: Annotated[
-        Positive | None, Meta(description="how long recordings are kept; none: as long as the log")
-    ] = None
-    upload_idle_s: Annotated[
-        Positive, Meta(description="an unfinished upload is given up after so long without a byte")
-    ] = 86_400.0
     artifact_gib: Annotated[float, Meta(gt=0, description="room for results and uploads")] = 6.0
     replicas: Annotated[Literal[1, 3, 5], Meta(description="servers that hold each stream")] = 1
 
@@ -104,6 +92,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Count | None, Meta(description="most tasks of one tenant that run at once; none: no limit")
     ] = None
     max_upload_mib: Annotated[int, Meta(ge=1, description="largest recording")] = 100
+    upload_days: Annotated[
+        Positive | None, Meta(description="how long recordings are kept; none: as long as the log")
+    ] = None
+    upload_idle_s: Annotated[
+        Positive, Meta(description="an unfinished upload is given up after so long without a byte")
+    ] = 86_400.0
     start_deadline_s: Annotated[Positive, Meta(description="a task not started by then expires")] = 86_400.0
     deadline_s: Annotated[Positive, Meta(description="a task not finished by then expires")] = 172_800.0
     run_timeout_s: Annotated[Positive, Meta(description="longest time of one attempt")] = 600.0
@@ -153,6 +147,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     probe_idle_s: Annotated[Positive, Meta(description="between probes of an idle GPU")] = 5.0
     probe_busy_s: Annotated[Positive, Meta(description="between probes of a busy GPU")] = 15.0
     probe_timeout_s: Annotated[Positive, Meta(description="longest time of a probe")] = 2.0
+    picture_days: Annotated[
+        Positive | None, Meta(description="how long pictures are kept; none: as long as the log")
+    ] = None
+    transcript_days: Annotated[
+        Positive | None, Meta(description="how long transcripts are kept; none: as long as the log")
+    ] = None
 
     simulated_gpus: Annotated[int, Meta(ge=0, le=64, description="by `up`, where no url is set")] = 3
     simulated_step_ms: Annotated[float, Meta(ge=0, description="a step at 512 x 512")] = 40.0

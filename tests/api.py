@@ -6,6 +6,7 @@ import io
 import struct
 import wave
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -104,20 +105,29 @@ class Rig:
     async def fail(self, task_id: TaskId) -> int:
         return await self.append(task_id, TaskFailed(error=TaskError(code="boom", message="it broke")))
 
-    async def finish(self, task_id: TaskId, content: bytes = b"\x89PNG not really") -> ArtifactInfo:
-        info = await self.keep(f"{task_id}-1-0", content)
+    async def finish(
+        self, task_id: TaskId, content: bytes = b"\x89PNG not really", keep: timedelta | None = None
+    ) -> ArtifactInfo:
+        info = await self.keep(f"{task_id}-1-0", content, keep=keep)
         artifact = Artifact(
             artifact_id=info.artifact_id, media_type="image/png", bytes=info.size, sha256=info.sha256
         )
         await self.append(task_id, TaskDone(attempt=1, artifacts=(artifact,), usage=Usage(run_s=1.0)))
         return info
 
-    async def keep(self, name: str, content: bytes, media_type: str = "image/png") -> ArtifactInfo:
+    async def keep(
+        self, name: str, content: bytes, media_type: str = "image/png", keep: timedelta | None = None
+    ) -> ArtifactInfo:
         async def pieces() -> AsyncIterator[bytes]:
             yield content
 
         return await self.store.put(
-            ArtifactId(name), pieces(), nuid=clock.new_name(), now=clock.now(), media_type=media_type
+            ArtifactId(name),
+            pieces(),
+            nuid=clock.new_name(),
+            now=clock.now(),
+            media_type=media_type,
+            keep=keep,
         )
 
     async def know_model(self, kind: Kind = Kind.IMAGE, *models: str) -> None:

@@ -3,7 +3,7 @@
 The one rule: nothing stands between the server and a handler that a request does not need.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from litestar import HttpMethod, Litestar, route
 from litestar.exceptions import HTTPException
@@ -15,7 +15,10 @@ from services.api import problems
 from services.api.answer import Answer, Ask
 
 
-def assemble(handlers: Sequence[HTTPRouteHandler]) -> Litestar:
+def assemble(
+    handlers: Sequence[HTTPRouteHandler], before: Callable[[Ask], Awaitable[None]] | None = None
+) -> Litestar:
+    """Put the routes together; ``before`` is called with each request and may raise."""
     methods: dict[str, set[str]] = {}
     for handler in handlers:
         for path in handler.paths:
@@ -23,6 +26,7 @@ def assemble(handlers: Sequence[HTTPRouteHandler]) -> Litestar:
     options = [_options(path, sorted(allowed)) for path, allowed in methods.items()]
     return Litestar(
         [*options, *handlers],
+        before_request=before,
         exception_handlers={HTTPException: problems.answer, Exception: problems.answer},
         request_max_body_size=MAX_REQUEST_BYTES,
         openapi_config=None,  # its pages load scripts from elsewhere; see openapi.describe

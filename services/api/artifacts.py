@@ -110,8 +110,11 @@ class Content:
         await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
         if self._first:  # there is none for HEAD
             await send({"type": "http.response.body", "body": self._first, "more_body": True})
-            async for piece in self._rest:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            try:
+                async for piece in self._rest:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except IncompleteError:
+                return  # the client misses what it was promised, and is cut off
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

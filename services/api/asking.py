@@ -5,10 +5,14 @@ The one rule: pure; what a client got wrong is refused by name, what it may leav
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
+import msgspec
+
 from schemas.errors import Code, RejectedError
+from schemas.requests import Instant
 
 LONGEST_WAIT_S: Final = 60.0
 DEFAULT_TENANT: Final = "default"
@@ -131,6 +135,20 @@ def upload_complete(header: bytes | None) -> bool:
             Code.WRONG_TYPE, "Upload-Complete is ?0 or ?1", member="Upload-Complete", allowed=["?0", "?1"]
         )
     return header != b"?0"
+
+
+def instant(text: str, member: str) -> datetime:
+    """Read a time; RFC 3339 with its zone, whose plus a query may have made a space."""
+    try:
+        return msgspec.convert(text.replace(" ", "+"), Instant)
+    except msgspec.ValidationError:
+        form = "a time with its zone, as 2026-11-24T09:00:00Z"
+        raise RejectedError(Code.OUT_OF_RANGE, f"{member} is {form}", member=member) from None
+
+
+def sequence(header: bytes) -> int:
+    """Read ``Taskfold-Sequence``: how far the client has seen the log."""
+    return whole_number(header.decode("latin-1"), "Taskfold-Sequence", 0, 2**63 - 1)
 
 
 def whole_number(text: str, member: str, least: int, most: int) -> int:

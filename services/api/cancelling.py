@@ -5,7 +5,7 @@ The one rule: decided on a lookup and appended after exactly that; who loses the
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from schemas import envelope, readmodel
 from schemas.commands import CancelTask, Refusal, decide
@@ -20,6 +20,13 @@ from services.bus.tasklog import Found, LostRaceError, TaskLog
 
 _ATTEMPTS: Final = 10
 CANCELLED: Final = "CANCELLED"
+
+
+class Outcome(NamedTuple):
+    """``name`` as the answer says it; the sequence of the last event, 0 for a task that has left the log."""
+
+    name: str
+    sequence: int
 
 
 class Canceller:
@@ -37,14 +44,14 @@ class Canceller:
         self._now = now
         self._patience_s = patience_s
 
-    async def cancel(self, task_id: TaskId, by: str, reason: str | None) -> str:
-        """Cancel and give the outcome; RejectedError(unknown_task), UnavailableError while NATS is away."""
+    async def cancel(self, task_id: TaskId, by: str, reason: str | None) -> Outcome:
+        """Cancel a task; RejectedError(unknown_task), UnavailableError while NATS is away."""
         address, status = self._known(task_id)
         found = await self._tasklog.lookup(task_id, address)
         for _ in range(_ATTEMPTS):
             decision = decide(found.task, CancelTask(by=by, reason=reason), self._now())
             if isinstance(decision, Refusal):
-                return _refused(decision, status, task_id)
+                return Outcome(_refused(decision, status, task_id), found.last)
             try:
                 sequence = await self._tasklog.append(
                     _address(found),
@@ -57,7 +64,7 @@ class Canceller:
                 found = lost.found
                 continue
             self._recent.note(task_id, sequence)
-            return CANCELLED
+            return Outcome(CANCELLED, sequence)
         raise OutcomeUnknownError(f"{task_id} changes faster than it can be cancelled")
 
     def _known(self, task_id: TaskId) -> tuple[Address | None, str | None]:

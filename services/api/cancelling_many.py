@@ -54,7 +54,7 @@ class ManyCanceller:
 
     async def _one(self, task_id: TaskId, by: str, reason: str | None) -> str:
         try:
-            return await self._canceller.cancel(task_id, by, reason)
+            return (await self._canceller.cancel(task_id, by, reason)).name
         except RejectedError as error:
             if error.code is Code.UNKNOWN_TASK:
                 return _FORGOTTEN

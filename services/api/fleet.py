@@ -17,11 +17,12 @@ from schemas.errors import Code, DisconnectedError, RejectedError, UnavailableEr
 from schemas.fleet import Health, Learned
 from schemas.registry import Backend
 from schemas.views import API
-from services.api import asking, lag, openapi, shown_fleet
+from services.api import asking, lag, openapi, past, shown_fleet
 from services.api.answer import JSON, NO_CACHE, READ, Answer, Ask, encode
 from services.api.known_fleet import KnownFleet
 from services.api.known_models import KnownModels, first_state
 from services.api.outlook import Foresight
+from services.api.past import Past
 from services.api.queries import ReadModel
 from services.api.shown_fleet import BackendView, Counted, Fleet, Queues
 from services.bus.connection import Bus
@@ -37,7 +38,9 @@ class FleetRoutes:
         fleet: KnownFleet,
         leases: Leases,
         foresight: Foresight,
+        past: Past,
     ) -> None:
+        self._past = past
         self._bus = bus
         self._model = model
         self._models = models
@@ -68,8 +71,10 @@ class FleetRoutes:
         return Answer(200, [JSON, NO_CACHE], encode(self.shown(found)))
 
     async def queues(self, request: Ask) -> ASGIApp:
-        """List queues: who waits, and for how many slots."""
-        asking.parameters(request.scope["query_string"])
+        """List queues, as they are or as they were: who waits, and for how many slots."""
+        query = asking.parameters(request.scope["query_string"], *past.MEMBERS)
+        if moment := await self._past.moment(query):
+            return Answer(200, [JSON, NO_CACHE], encode(await self._past.queues(moment)))
         behind = await self._lag()
         rows = await self._model.page(readmodel.QUEUES, ())
         if self._bus.connected:

@@ -13,12 +13,24 @@ from services.bus.connection import Bus
 from services.bus.streams import last_event
 
 _PATIENCE_S: Final = 1.0
+_LOOK_AGAIN_S: Final = 0.005
 
 
 def applied(model: ReadModel) -> int:
     """Give the projector's checkpoint; ReadModelAwayError where it cannot be read."""
     row = model.row(readmodel.APPLIED_SEQUENCE)
     return row[0] if row else 0
+
+
+async def reached(model: ReadModel, sequence: int, patience_s: float = _PATIENCE_S) -> bool:
+    """Wait until the read model has that sequence, and say whether it has."""
+    try:
+        async with asyncio.timeout(patience_s):
+            while applied(model) < sequence:  # noqa: ASYNC110 - the projector's hint may be lost
+                await asyncio.sleep(_LOOK_AGAIN_S)
+    except TimeoutError:
+        return False
+    return True
 
 
 async def last_stored(bus: Bus) -> int:

@@ -37,6 +37,7 @@ from services.api.moments import Moments
 from services.api.onlooking import Onlooking
 from services.api.origins import Origins
 from services.api.outlook import Foresight
+from services.api.past import Past
 from services.api.pausing import PauseRoutes
 from services.api.previews import PreviewRoutes
 from services.api.queries import ReadModel
@@ -54,6 +55,7 @@ from services.api.sweeper import Sweeper
 from services.api.tasks import TaskRoutes
 from services.api.upload_routes import UploadRoutes
 from services.api.uploads import Uploads
+from services.api.upto import UpTo
 from services.artifacts import ArtifactStore
 from services.bus.connection import Bus, Msg
 from services.bus.previews import Previews
@@ -78,6 +80,7 @@ class Api:
         self._suspected = asyncio.Event()
         self.bus = Bus(settings.bus_url, f"taskfold api {instance[:8]}")
         self.model = ReadModel(settings.readmodel_path, self._suspected.set)
+        self.past = Past(self.model)
         self.hub = Hub(self.model, heartbeat_s=settings.sse_heartbeat_s)
         self.models = KnownModels(self.bus, instance)
         self.fleet = KnownFleet(self.bus, instance)
@@ -137,7 +140,7 @@ class Api:
         public = [
             *submissions.handlers(),
             *actions.handlers(),
-            *TaskRoutes(reads, self.model, canceller).handlers(),
+            *TaskRoutes(reads, self.model, canceller, self.past).handlers(),
             *PreviewRoutes(Previews(self.bus), reads).handlers(),
             *events.handlers(),
             *ArtifactRoutes(store, reads).handlers(),
@@ -150,7 +153,9 @@ class Api:
         return [*public, *HealthRoutes(self.bus, self.model, lambda: schema).handlers()]
 
     def _fleet_handlers(self) -> list[HTTPRouteHandler]:
-        shown = FleetRoutes(self.bus, self.model, self.models, self.fleet, self.leases, self.foresight)
+        shown = FleetRoutes(
+            self.bus, self.model, self.models, self.fleet, self.leases, self.foresight, self.past
+        )
         changed = BackendRoutes(self.registrar, self.models, self.leases, shown.shown, clock.now)
         pauses = PauseRoutes(self.bus, self.fleet, clock.now)
         return [*shown.handlers(), *changed.handlers(), *pauses.handlers()]
@@ -232,7 +237,7 @@ async def serve(settings: Settings, stop: asyncio.Event, ready: Ready | None = N
     """Run the api until ``stop``; ``ready`` is told its url. StartError when the port cannot be had."""
     with contextlib.closing(server.listen(settings.api_host, settings.api_port)) as bound:
         api = Api(settings)
-        http = server.Server(assemble(api.handlers()), api.hub.close)
+        http = server.Server(assemble(api.handlers(), UpTo(api.model)), api.hub.close)
         server.quiet_cut_offs()
         url = server.url_of(bound)
 

@@ -16,7 +16,6 @@ from services.bus.connection import ApiError, Bus
 
 AT_ONCE: Final = 32
 _PATIENCE_S: Final = 2.0
-_LOOK_AGAIN_S: Final = 0.01
 
 Failure = RejectedError | UnavailableError | ApiError | ConnectionError
 
@@ -33,14 +32,8 @@ class Selection:
 
     async def _caught_up(self) -> None:
         end = await lag.last_stored(self._bus)
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                while lag.applied(self._model) < end:  # noqa: ASYNC110 - its hint may be lost
-                    await asyncio.sleep(_LOOK_AGAIN_S)
-        except TimeoutError:
-            raise RejectedError(
-                Code.READ_MODEL_AWAY, "the read model is behind the log; nothing was done"
-            ) from None
+        if not await lag.reached(self._model, end, _PATIENCE_S):
+            raise RejectedError(Code.READ_MODEL_AWAY, "the read model is behind the log; nothing was done")
 
 
 async def each(ids: Sequence[TaskId], act: Callable[[TaskId], Awaitable[None]]) -> Failure | None:

@@ -21,7 +21,9 @@ from schemas.intake import Common
 from schemas.problems import HTTP_STATUS, Problem
 from schemas.requests import ImageRequest, Kind, Priority, SpeechRequest
 from schemas.standing import Standing
-from services.api import shown_fleet, uploaded
+from services.api import past, shown_fleet, uploaded
+from services.api.answer import READ
+from services.api.upto import FROM_LOG
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -43,6 +45,7 @@ _TYPES: Final = (
     Problem,
     shown_fleet.Fleet,
     shown_fleet.Queues,
+    past.PastQueues,
     shown_fleet.Pauses,
     registering.Addition,
     registering.Change,
@@ -75,8 +78,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     codes: Sequence[Code] = ()
 
 
-def _opt(operation: Operation) -> dict[str, Operation]:
-    return {_OPERATION: operation}
+def _opt(operation: Operation, *, from_log: bool = False) -> dict[str, Any]:  # Any: Litestar's
+    return {_OPERATION: operation, FROM_LOG: from_log}
 
 
 _KEY: Final = Parameter(
@@ -97,6 +100,17 @@ _LAST_EVENT: Final = Parameter(
     "query",
     "the same, for clients that cannot set a header",
     {"type": "integer", "minimum": 0},
+)
+
+_SEEN: Final = Parameter(
+    "Taskfold-Sequence",
+    "header",
+    "how far the client has seen the log, as an answer said; waits up to a second to show no less",
+    {"type": "integer", "minimum": 0},
+)
+_PAST: Final = (
+    Parameter("at_seq", "query", "as it was right after that sequence", {"type": "integer", "minimum": 1}),
+    Parameter("at", "query", "as it was at that time", {"type": "string", "format": "date-time"}),
 )
 
 _FILTER_NOTES: Final = {
@@ -225,10 +239,11 @@ TASK: Final = _opt(
     Operation(
         answer="The task",
         content=_DOCUMENT,
-        parameters=(_WAIT, _IF_NONE_MATCH),
+        parameters=(_WAIT, _IF_NONE_MATCH, *_PAST),
         also={304: "Not changed"},
-        codes=_READ,
-    )
+        codes=(*_READ, Code.WRONG_TYPE, Code.OUT_OF_RANGE, Code.CONFLICTING_MEMBERS),
+    ),
+    from_log=True,
 )
 LIST: Final = _opt(
     Operation(
@@ -257,7 +272,8 @@ RESULT: Final = _opt(
         answer="Where the result is",
         status=303,
         codes=(*_READ, Code.NOT_FINISHED, Code.NO_RESULT, Code.EXPIRED_ARTIFACT),
-    )
+    ),
+    from_log=True,
 )
 PREVIEW: Final = _opt(
     Operation(
@@ -364,7 +380,8 @@ _ON_UPLOAD: Final = (
 UPLOAD: Final = _opt(Operation(answer="How far it is", content=_UPLOAD, codes=_ON_UPLOAD))
 PUT_UPLOAD: Final = _opt(
     Operation(
-        answer="Stored, and more is to follow; or it was complete already",
+        answer="Complete: an artifact that a submission may name",
+        status=201,
         content=_UPLOAD,
         bodies={"*/*": {"type": "string", "format": "binary"}},
         parameters=(
@@ -372,7 +389,7 @@ PUT_UPLOAD: Final = _opt(
             Parameter("Upload-Complete", "header", "`?0`: more follows", {"enum": ["?0", "?1"]}),
             Parameter("filename", "query", "what the recording is called, with the last part"),
         ),
-        also={201: "Complete: an artifact that a submission may name"},
+        also={200: "Stored, and more is to follow; or it was complete already"},
         codes=(
             Code.INVALID_ID,
             Code.UNKNOWN_MEMBER,
@@ -463,8 +480,9 @@ RESUME: Final = _opt(
 QUEUES: Final = _opt(
     Operation(
         answer="The queues, by kind and model",
-        content={JSON: _ref("Queues")},
-        codes=(Code.UNKNOWN_MEMBER, Code.READ_MODEL_AWAY),
+        content={JSON: {"anyOf": [_ref("Queues"), _ref("PastQueues")]}},
+        parameters=_PAST,
+        codes=(Code.UNKNOWN_MEMBER, Code.OUT_OF_RANGE, Code.CONFLICTING_MEMBERS, Code.READ_MODEL_AWAY),
     )
 )
 
@@ -482,12 +500,18 @@ def describe(handlers: Sequence[HTTPRouteHandler], version: str) -> bytes:
                 for method in handler.http_methods:
                     described = document["paths"][route.path_format].get(method.lower())
                     if described is not None and _OPERATION in handler.opt:
-                        _complete(described, handler, handler.opt[_OPERATION])
+                        seen = (_SEEN,) if method in READ else ()
+                        _complete(described, handler, handler.opt[_OPERATION], seen)
     return msgspec.json.encode(document)
 
 
-def _complete(described: dict[str, Any], handler: HTTPRouteHandler, operation: Operation) -> None:
-    """Put into Litestar's description what Litestar cannot see."""  # Any: JSON
+def _complete(
+    described: dict[str, Any],  # Any: JSON
+    handler: HTTPRouteHandler,
+    operation: Operation,
+    more: Sequence[Parameter],
+) -> None:
+    """Put into Litestar's description what Litestar cannot see."""
     described["summary"] = handler.fn.__doc__
     described.setdefault("parameters", []).extend(
         {
@@ -497,7 +521,7 @@ def _complete(described: dict[str, Any], handler: HTTPRouteHandler, operation: O
             "schema": dict(p.schema),
             "required": False,
         }
-        for p in operation.parameters
+        for p in (*operation.parameters, *more)
     )
     if operation.bodies:
         content = {media_type: {"schema": schema} for media_type, schema in operation.bodies.items()}
@@ -506,7 +530,9 @@ def _complete(described: dict[str, Any], handler: HTTPRouteHandler, operation: O
     answers: dict[str, Any] = {str(operation.status): {"description": operation.answer, "content": content}}
     for status, meaning in operation.also.items():
         document = (
-            content if operation.content == _BACKEND_VIEW else {JSON: {"schema": _ref("TaskDocument")}}
+            content
+            if operation.content in (_BACKEND_VIEW, _UPLOAD)
+            else {JSON: {"schema": _ref("TaskDocument")}}
         )
         shown = document if status == 200 else {}  # noqa: PLR2004 - HTTP's OK
         answers[str(status)] = {"description": meaning, "content": shown}

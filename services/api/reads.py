@@ -14,7 +14,7 @@ from schemas.ids import TaskId
 from schemas.standing import Standing
 from schemas.subjects import Lane
 from schemas.task import FINAL, Status
-from services.api import asking, in_line
+from services.api import asking, in_line, lag
 from services.api.hub import Hub
 from services.api.outlook import Foresight
 from services.api.queries import ReadModel, ReadModelAwayError, Row
@@ -68,20 +68,21 @@ class Reads:
         self._hub = hub
         self._recent = recent
 
-    async def get(self, task_id: TaskId) -> Shown:
-        """Give the task as it is now.
+    async def get(self, task_id: TaskId, after: int = 0) -> Shown:
+        """Give the task as it is now, the log's events up to ``after`` taken in.
 
         RejectedError(unknown_task), or an UnavailableError where nothing that answers knows it.
         """
         away: ReadModelAwayError | None = None
-        shown = None
+        shown, current = None, False
         try:
+            current = not after or lag.applied(self._model) >= after
             shown = self._projected(task_id)
             if shown is not None and not shown.final and await self._foresight.fresh():
                 shown = self._projected(task_id)
         except ReadModelAwayError as error:
             away = error
-        if shown is not None and shown.sequence >= self._recent.sequence(task_id):
+        if shown is not None and current and shown.sequence >= self._recent.sequence(task_id):
             return shown
         try:
             streamed = await self._streamed(task_id)

@@ -4,7 +4,7 @@ The one rule: a body is checked as a whole before anything is done about it, and
 the log has stored.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -27,7 +27,7 @@ from services.api.problems import ClientGoneError
 from services.api.reads import Reads
 from services.api.submit import Receipt, Submitter, Wish
 from services.api.tasks import answer_with
-from services.api.uploads import FILE, SLACK, Form, Uploads, members
+from services.api.uploads import FILE, SLACK, Form, Uploads, content_of, members
 from services.artifacts import ArtifactInfo
 
 _FORM: Final = "multipart/form-data"
@@ -109,7 +109,7 @@ class SubmissionRoutes:
         asking.parameters(request.scope["query_string"])
         if _KEY not in headers:
             self._submitter.ready()
-        form = await self._uploads.read(_content(request), headers[b"content-type"])
+        form = await self._uploads.read(content_of(request), headers[b"content-type"])
         try:
             return await self._transcribe(request, form)
         except BaseException as error:
@@ -221,14 +221,5 @@ async def _body(request: Ask) -> bytes:
     """Give the whole body, which is read once; ClientGoneError when it stops arriving."""
     try:
         return await request.body()
-    except InternalServerException:
-        raise ClientGoneError("left before its body was complete") from None
-
-
-async def _content(request: Ask) -> AsyncIterator[bytes]:
-    """Give the body as it arrives; ClientGoneError when it stops arriving."""
-    try:
-        async for chunk in request.stream():
-            yield chunk
     except InternalServerException:
         raise ClientGoneError("left before its body was complete") from None

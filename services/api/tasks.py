@@ -5,6 +5,7 @@ The one rule: the document of a task is the same bytes wherever it is shown.
 
 import base64
 import binascii
+from collections.abc import Mapping
 from typing import Annotated, Final
 
 import msgspec
@@ -20,9 +21,10 @@ from schemas.errors import Code, RejectedError
 from schemas.ids import TaskId, parse_task_id
 from schemas.task import Status
 from schemas.views import API
-from services.api import asking, openapi
+from services.api import asking, openapi, past, upto
 from services.api.answer import JSON, NO_CACHE, READ, Answer, Ask, Headers, encode, headers_of
 from services.api.cancelling import Canceller
+from services.api.past import Past
 from services.api.queries import ReadModel
 from services.api.reads import Reads, Shown
 
@@ -48,7 +50,8 @@ _decode_outcome: Final = msgspec.json.Decoder(_Outcome).decode
 
 
 class TaskRoutes:
-    def __init__(self, reads: Reads, model: ReadModel, canceller: Canceller) -> None:
+    def __init__(self, reads: Reads, model: ReadModel, canceller: Canceller, past: Past) -> None:
+        self._past = past
         self._reads = reads
         self._model = model
         self._canceller = canceller
@@ -64,16 +67,16 @@ class TaskRoutes:
         ]
 
     async def task(self, request: Ask, task_id: FromPath[str]) -> ASGIApp:
-        """Show a task."""
-        query = asking.parameters(request.scope["query_string"], "wait")
-        return await self._show(request, parse_task_id(task_id), query.get("wait"))
+        """Show a task, as it is or as it was."""
+        query = asking.parameters(request.scope["query_string"], "wait", *past.MEMBERS)
+        return await self._show(request, parse_task_id(task_id), query)
 
     async def tasks(self, request: Ask) -> ASGIApp:
         """List tasks, newest first, or show the one that task_id names."""
         raw = request.scope["query_string"]
         if b"task_id" in raw:
-            query = asking.parameters(raw, "task_id", "wait")
-            return await self._show(request, parse_task_id(query.get("task_id", "")), query.get("wait"))
+            query = asking.parameters(raw, "task_id", "wait", *past.MEMBERS)
+            return await self._show(request, parse_task_id(query.get("task_id", "")), query)
         query = asking.parameters(raw, "task_id", "limit", "cursor", *filters.MEMBERS)
         limit = asking.whole_number(query.get("limit", str(DEFAULT_LIMIT)), "limit", 1, MOST)
         page = selections.list_tasks(filters.parse(query), _before(query.get("cursor")), limit + 1)
@@ -83,11 +86,15 @@ class TaskRoutes:
         body = b'{"tasks":[%b],"next":%b}' % (documents, encode(following))
         return Answer(200, [JSON, NO_CACHE], body)
 
-    async def _show(self, request: Ask, task_id: TaskId, wait: str | None) -> ASGIApp:
-        wait_s = asking.wait_s(wait)
+    async def _show(self, request: Ask, task_id: TaskId, query: Mapping[str, str]) -> ASGIApp:
+        wait_s = asking.wait_s(query.get("wait"))
+        if moment := await self._past.moment(query):
+            if wait_s is not None:
+                raise RejectedError(Code.CONFLICTING_MEMBERS, "the past does not change", member="wait")
+            return Answer(200, [JSON, NO_CACHE], self._past.task(task_id, moment))
         known = headers_of(request).get(b"if-none-match")
         if wait_s is None:
-            return answer_with(await self._reads.get(task_id), known)
+            return answer_with(await self._reads.get(task_id, upto.wanted(request)), known)
 
         def enough(shown: Shown) -> bool:
             return shown.final if known is None else shown.news(known)
@@ -97,7 +104,7 @@ class TaskRoutes:
     async def result(self, request: Ask, task_id: FromPath[str]) -> ASGIApp:
         """Go to the result of a task."""
         asking.parameters(request.scope["query_string"])
-        shown = await self._reads.get(parse_task_id(task_id))
+        shown = await self._reads.get(parse_task_id(task_id), upto.wanted(request))
         return Answer(303, [(b"location", _result_url(shown).encode()), NO_CACHE])
 
     async def cancel(self, request: Ask, task_id: FromPath[str]) -> ASGIApp:
@@ -114,7 +121,8 @@ class TaskRoutes:
         content = await request.body()
         body = check(CancelBody, intake.read_json(content)) if content else CancelBody()
         outcome = await self._canceller.cancel(checked, BY_CLIENT, body.reason)
-        return Answer(200, [JSON], encode(views.Cancelled(checked, outcome)))
+        headers = [JSON, (upto.HEADER, b"%d" % outcome.sequence)]
+        return Answer(200, headers, encode(views.Cancelled(checked, outcome.name)))
 
 
 def answer_with(shown: Shown, known: bytes | None = None, more: Headers | None = None) -> Answer:

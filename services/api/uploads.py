@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 import structlog
+from litestar.exceptions import InternalServerException
 from msgspec import Struct
 from multipart import (  # type: ignore[import-untyped]  # the library has no types
     MultipartError,
@@ -21,6 +22,8 @@ from multipart import (  # type: ignore[import-untyped]  # the library has no ty
 from schemas.errors import Code, DisconnectedError, RejectedError, TaskfoldError
 from schemas.ids import ArtifactId
 from services.api import audio, names
+from services.api.answer import Ask
+from services.api.problems import ClientGoneError
 from services.artifacts import ArtifactInfo, ArtifactStore, IncompleteError
 
 log = structlog.get_logger()
@@ -114,6 +117,15 @@ class Uploads:
             )
         except IncompleteError as error:
             raise DisconnectedError(str(error)) from error
+
+
+async def content_of(request: Ask) -> AsyncIterator[bytes]:
+    """Give the body as it arrives; ClientGoneError when it stops arriving."""
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except InternalServerException:
+        raise ClientGoneError("left before its body was complete") from None
 
 
 def members(fields: dict[str, str]) -> dict[str, Any]:

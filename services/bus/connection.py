@@ -19,7 +19,7 @@ from nats.aio.subscription import Subscription
 
 from schemas.errors import DisconnectedError, OutcomeUnknownError, StorageFullError, TaskfoldError
 
-__all__ = ["NO_RESPONDERS", "REQUEST_TIMEOUT_S", "ApiError", "Bus", "Msg", "status"]
+__all__ = ["NO_RESPONDERS", "REQUEST_TIMEOUT_S", "ApiError", "Bus", "Msg", "accepted", "status"]
 
 log = structlog.get_logger()
 
@@ -167,11 +167,7 @@ class Bus:
     async def api(self, subject: str, body: Any = None, timeout_s: float = 5.0) -> dict[str, Any]:
         """Call the JetStream API with JSON and give its JSON; ApiError when it refuses."""  # Any: JSON
         payload = b"" if body is None else msgspec.json.encode(body)
-        answer = await self.request(f"$JS.API.{subject}", payload, timeout_s=timeout_s)
-        reply: dict[str, Any] = _decode_json(answer.data)
-        if "error" in reply:
-            raise _refusal(msgspec.convert(reply["error"], _Failure))
-        return reply
+        return accepted(await self.request(f"$JS.API.{subject}", payload, timeout_s=timeout_s))
 
     async def send(self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
         """Publish without an answer; it may be lost."""
@@ -226,6 +222,14 @@ async def _cancellable(asking: Awaitable[Msg]) -> Msg:
     if task is not None and task.cancelling() > before:
         raise asyncio.CancelledError
     return answer
+
+
+def accepted(answer: Msg) -> dict[str, Any]:  # Any: JSON
+    """Read what the JetStream API answered; ApiError when it refuses."""
+    reply: dict[str, Any] = _decode_json(answer.data)
+    if "error" in reply:
+        raise _refusal(msgspec.convert(reply["error"], _Failure))
+    return reply
 
 
 def status(message: Msg) -> str | None:

@@ -34,7 +34,7 @@ class Reporter:
         self._expected_s = expected_s
         self._begun_at = asyncio.get_running_loop().time()
         self._sent_at = 0.0
-        self._previewed_at = 0.0
+        self._previewed_at = float("-inf")
         self._measured = False
 
     async def measured(self, report: Progressed) -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from schemas.errors import DisconnectedError
+from schemas.errors import Code, DisconnectedError, RejectedError
 from schemas.events import TaskSubmitted
 from schemas.ids import ArtifactId
 from schemas.lease import Claim, Lease
@@ -229,7 +229,12 @@ async def test_what_is_stored_comes_back_whole_and_in_part(log: TaskLog, bus: Bu
     data = bytes(n * 31 % 251 for n in range(size))
     name = ArtifactId("a-picture")
     stored = await store.put(
-        name, pieces(data), nuid=clock.new_name(), now=clock.now(), media_type="image/png"
+        name,
+        pieces(data),
+        nuid=clock.new_name(),
+        now=clock.now(),
+        media_type="image/png",
+        keep=timedelta(days=1),
     )
     info = await store.info(name)
     assert info == stored

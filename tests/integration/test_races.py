@@ -139,7 +139,7 @@ class Writers:
                 await sweeper._expire(where.task_id, where.prefix)  # noqa: SLF001 - how it ends what it has found
             return None
         if canceller := self.cancellers.get(name):
-            return await canceller.cancel(where.task_id, name, None) == CANCELLED
+            return (await canceller.cancel(where.task_id, name, None)).name == CANCELLED
         return await self._dispatch(name, where)
 
     async def _dispatch(self, name: str, where: Address) -> bool | None:
@@ -225,7 +225,7 @@ async def test_a_delayed_task_never_runs_after_a_cancel_that_was_answered_so(
     async def cancel(number: int) -> str:
         # Each as another one fires: some before their own schedule, some with it, some behind it.
         await fired[tasks[int(chance(7, number) * DELAYED)]].wait()
-        return await canceller.cancel(tasks[number], "cancel", None)
+        return (await canceller.cancel(tasks[number], "cancel", None)).name
 
     over = asyncio.Event()
     async with asyncio.TaskGroup() as group:

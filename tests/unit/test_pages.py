@@ -26,6 +26,9 @@ GIVEN = {
     "tenant_queue_limit": 5,
     "tenant_running_limit": 2,
     "balancing_image": "weighted",
+    "picture_days": 7,
+    "transcript_days": 7,
+    "upload_days": 7,
     "balancing_speech": "round_robin",
 }
 BODY = re.compile(r"(?<!\S)(-d|-F|--data\S*) ")

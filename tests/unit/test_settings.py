@@ -1,6 +1,7 @@
 """Settings: where a value comes from, and that every refusal names the setting."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -48,6 +49,9 @@ def test_every_setting_has_a_description() -> None:
         ({"TASKFOLD_NATS_SYNC": "never"}, "nats_sync"),
         ({"TASKFOLD_REPLICAS": "2"}, "replicas"),
         ({"TASKFOLD_LEASE_S": "-1"}, "lease_s"),
+        ({"TASKFOLD_PICTURE_DAYS": "0"}, "picture_days"),
+        ({"TASKFOLD_UPLOAD_DAYS": "15"}, "upload_days: at most max_age_days, which is 14"),
+        ({"TASKFOLD_MAX_AGE_DAYS": "3", "TASKFOLD_TRANSCRIPT_DAYS": "4"}, "transcript_days"),
         ({"TASKFOLD_TRUST_TENANT_HEADER": "perhaps"}, "trust_tenant_header"),
         ({"TASKFOLD_API_PROT": "1"}, "api_prot"),
         ({"TASKFOLD_IMAGE_GEN_URLS": "http://gpu:1"}, "image_gen_urls"),
@@ -142,3 +146,11 @@ def test_a_workflow_is_read_by_whoever_asks_for_the_gpus_and_not_before(tmp_path
     (backend,) = settings.backends()
     assert backend.workflow is not None
     assert backend.workflow.place("seed") == ("1", "a")
+
+
+def test_results_are_kept_by_kind_and_where_nothing_is_said_as_long_as_the_log() -> None:
+    settings = load({"TASKFOLD_PICTURE_DAYS": "3", "TASKFOLD_UPLOAD_DAYS": "14"})
+
+    assert settings.keeps_results("image") == timedelta(days=3)
+    assert settings.keeps_results("speech") is None
+    assert settings.keeps_uploads == timedelta(days=14)
