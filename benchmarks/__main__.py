@@ -18,7 +18,21 @@ import msgspec
 import uvloop
 from msgspec import Struct
 
-from benchmarks import foretold, gaps, machine, memory, started, status, stewardship, submit, throughput
+from benchmarks import (
+    foretold,
+    gaps,
+    listening,
+    machine,
+    memory,
+    rebuilding,
+    scale,
+    soak,
+    started,
+    status,
+    stewardship,
+    submit,
+    throughput,
+)
 from benchmarks.machine import Machine, Noise
 from benchmarks.measure import Figure, table
 from benchmarks.rig import ROOT, Bench
@@ -42,6 +56,10 @@ FIGURES: Final[dict[str, Callable[[Bench], Awaitable[list[Figure]]]]] = {
 LONG: Final[dict[str, Callable[[Bench], Awaitable[list[Figure]]]]] = {
     "stewardship-long": stewardship.measure_long,
     "eta": foretold.measure,
+    "scale": scale.measure,
+    "rebuild": rebuilding.measure,
+    "sse": listening.measure,
+    "soak": soak.measure,
 }
 """These take minutes each, and are taken when they are asked for."""
 
@@ -59,6 +77,7 @@ class Report(Struct, frozen=True, kw_only=True):
     taken_at: str
     machine: Machine
     runs: int
+    size: float
     results: list[Taken]
 
 
@@ -67,21 +86,33 @@ class Report(Struct, frozen=True, kw_only=True):
     "--only", multiple=True, type=click.Choice([*FIGURES, *LONG]), help="Take this figure; may repeat."
 )
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Runs of each figure.")
+@click.option(
+    "--size",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Take scale, rebuild, sse and soak at so large a part of their full size.",
+)
 @click.option("--save", is_flag=True, help="Keep the results under today's date, to be committed.")
-def main(only: tuple[str, ...], runs: int, *, save: bool) -> None:
-    """Measure Taskfold beside its floors, in the shipped configuration."""
+def main(only: tuple[str, ...], runs: int, size: float, *, save: bool) -> None:
+    """Measure Taskfold beside its floors, in the shipped configuration.
+
+    Ends with 1 where something happened that never may.
+    """
     telemetry.configure("bench", "warning", "text")
     process.settle_garbage()
     try:
-        report = uvloop.run(_all(only or tuple(FIGURES), runs))
+        report = uvloop.run(_all(only or tuple(FIGURES), runs, size))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(130) from None
     _write(report, "latest")
     if save:
         _write(report, report.taken_at[:10])
+    if any(figure.faults for taken in report.results for figure in taken.figures):
+        raise SystemExit(1)
 
 
-async def _all(names: tuple[str, ...], runs: int) -> Report:
+async def _all(names: tuple[str, ...], runs: int, size: float) -> Report:
     _end_on_sigterm()
     SCRATCH.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=SCRATCH) as name:
@@ -89,11 +120,10 @@ async def _all(names: tuple[str, ...], runs: int) -> Report:
         here = machine.describe(folder, Settings().nats_sync)
         _introduce(here, runs)
         async with aiohttp.ClientSession() as http:
-            bench = Bench(folder, http, runs)
+            bench = Bench(folder, http, runs, size)
             results = [await _take(bench, (FIGURES | LONG)[name]) for name in names]
-    return Report(
-        taken_at=clock.now().isoformat(timespec="seconds"), machine=here, runs=runs, results=results
-    )
+    taken_at = clock.now().isoformat(timespec="seconds")
+    return Report(taken_at=taken_at, machine=here, runs=runs, size=size, results=results)
 
 
 def _end_on_sigterm() -> None:

@@ -5,7 +5,7 @@ way there is shorter: one connection, and an answer for every five hundredth mes
 """
 
 import asyncio
-import contextlib
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -13,14 +13,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import click
-import msgspec
 import uvloop
 
 from benchmarks.history import Happening, history
 from schemas import envelope, events, subjects
-from schemas.events import TaskScheduled, TaskSubmitted
+from schemas.events import TaskCancelled, TaskDone, TaskExpired, TaskFailed, TaskScheduled, TaskSubmitted
 from schemas.ids import TaskId
-from services import clock
+from services import clock, telemetry
 from services.bus.connection import Bus
 from services.bus.streams import ensure_stream, stream_info
 
@@ -30,7 +29,13 @@ UNDER_WAY: Final = 8
 """Blocks that were sent and not yet answered for."""
 _INBOX: Final = "_INBOX.filling"
 _QUIET_NS: Final = 1_000_000_000
-_CONNECT: Final = b'CONNECT {"verbose":false,"pedantic":false,"headers":true,"lang":"python","version":"0"}\r\n'
+_ENDS: Final = (TaskDone, TaskFailed, TaskCancelled, TaskExpired)
+_CONNECT: Final = (
+    b'CONNECT {"verbose":false,"pedantic":false,"headers":true,"lang":"python","version":"0"}\r\n'
+)
+
+Message = tuple[str, Mapping[str, str], bytes]
+"""Subject, headers, body."""
 
 
 @click.command()
@@ -40,14 +45,12 @@ _CONNECT: Final = b'CONNECT {"verbose":false,"pedantic":false,"headers":true,"la
 @click.option("--until", required=True, help="When the history ends, in ISO 8601.")
 def main(nats_url: str, tasks: int, seed: int, until: str) -> None:
     """Fill the empty log of a server; prints how many messages were stored, and in how many seconds."""
-    told = history(seed, tasks, datetime.fromisoformat(until))
-    print(*uvloop.run(fill(nats_url, told)), flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(asyncio.Event().wait())
+    telemetry.configure("filling", "warning", "text")
+    print(*uvloop.run(fill(nats_url, history(seed, tasks, datetime.fromisoformat(until)))), flush=True)
 
 
 async def fill(nats_url: str, told: Iterator[Happening]) -> tuple[int, float]:
-    """Store a history; the stream is made anew by ``init`` what it is not here: for any number of days."""
+    """Store a history; ``init`` makes of the stream what it is to be."""
     bus = Bus(nats_url, "filling")
     await bus.connect()
     await _make_stream(bus)
@@ -61,8 +64,10 @@ async def fill(nats_url: str, told: Iterator[Happening]) -> tuple[int, float]:
 
 
 async def _make_stream(bus: Bus) -> None:
-    """Make the log, for now without the memory of the last two minutes' ids, millions here, and the hints."""
-    log = next(s for s in subjects.streams(max_age_days=14, artifact_bytes=1) if s["name"] == subjects.TASKS)
+    """Make the log, as yet without hints, and without two minutes' ids, which would be millions here."""
+    log = next(
+        s for s in subjects.streams(max_age_days=14, artifact_bytes=1) if s["name"] == subjects.TASKS
+    )
     await ensure_stream(
         bus, {**{k: v for k, v in log.items() if k != "republish"}, "duplicate_window": _QUIET_NS}
     )
@@ -81,7 +86,7 @@ async def _write(nats_url: str, told: Iterator[Happening]) -> int:
         await writer.drain()
         if listening.done():
             listening.result()
-    for _ in range(UNDER_WAY):
+    for _ in range(UNDER_WAY):  # until every block is answered
         await under_way.acquire()
     listening.cancel()
     writer.close()
@@ -105,51 +110,50 @@ async def _answers(
 
 
 class Messages:
-    """The history as what goes over the wire. ``sent``: how many messages so far, which are sequences."""
+    """The history as what goes over the wire. ``sent``: how many messages so far."""
 
     def __init__(self, told: Iterator[Happening]) -> None:
         self._told = told
         self._last: dict[TaskId, int] = {}
+        self._made = 0
+        """How many messages so far, and so the sequence of the last."""
         self.sent = 0
 
     def blocks(self) -> Iterator[bytes]:
         """Give blocks of messages, of which the last of each is answered."""
-        block: list[bytes] = []
-        answered = 0
-        for happening in self._told:
-            for subject, headers, body in self._messages(happening):
-                self.sent += 1
-                due = self.sent - answered >= BLOCK
-                block.append(wire(subject, headers, body, _INBOX if due else ""))
-                if due:
-                    yield b"".join(block)
-                    answered = self.sent
-                    block.clear()
-        if block:
-            # An answer for what is left: a question that changes nothing, behind all of it.
-            yield b"".join(block)
+        messages = (message for happening in self._told for message in self._messages(happening))
+        while block := list(itertools.islice(messages, BLOCK)):
+            self.sent += len(block)
+            *others, last = block
+            yield b"".join([wire(*message) for message in others]) + wire(*last, _INBOX)
 
-    def _messages(self, happening: Happening) -> Iterator[tuple[str, Mapping[str, str], bytes]]:
+    def _messages(self, happening: Happening) -> Iterator[Message]:
         at, address, event, event_id = happening
         own = address.task_id
         attributes = envelope.attributes(event, task_id=own, event_id=event_id, source=SOURCE, at=at)
         guard = envelope.guarded(self._last.get(own, 0), address.guard)
+        self._made += 1
+        self._last[own] = self._made
         yield address.subject(type(event)), {**attributes, **guard}, events.encode(event)
-        self._last[own] = self.sent
         if isinstance(event, TaskScheduled) and event.submission.not_before:
             submitted = TaskSubmitted(submission=event.submission)
             attributes = envelope.attributes(
                 submitted, task_id=own, event_id=clock.new_event_id(), source=SOURCE, at=at
             )
             schedule = envelope.schedule(event.submission.not_before, address.subject(TaskSubmitted))
+            self._made += 1
             yield subjects.schedule_subject(own), {**attributes, **schedule}, events.encode(submitted)
+        elif isinstance(event, _ENDS):
+            del self._last[own]
 
 
 def wire(subject: str, headers: Mapping[str, str], body: bytes, reply: str = "") -> bytes:
     """Spell a message as NATS has it on the wire."""
     head = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     text = f"NATS/1.0\r\n{head}\r\n".encode()
-    return f"HPUB {subject} {reply} {len(text)} {len(text) + len(body)}\r\n".encode() + text + body + b"\r\n"
+    return (
+        f"HPUB {subject} {reply} {len(text)} {len(text) + len(body)}\r\n".encode() + text + body + b"\r\n"
+    )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,10 @@ class Spread(Struct, frozen=True):
 
 
 class Figure(Struct, frozen=True, kw_only=True):
-    """One figure with its floor. ``met`` is None where there is no target."""
+    """One figure with its floor. ``met`` is None where there is no target.
+
+    ``faults`` counts what may never happen, as an event that a client was not given.
+    """
 
     name: str
     what: str
@@ -38,6 +41,7 @@ class Figure(Struct, frozen=True, kw_only=True):
     target: str | None = None
     met: bool | None = None
     notes: tuple[str, ...] = ()
+    faults: int = 0
 
     @property
     def ratio(self) -> float | None:

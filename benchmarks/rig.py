@@ -79,7 +79,7 @@ class Rig:
         command = nats_server.command(self.settings, port, 0, os.environ)
         await self._spawn(msgspec.structs.replace(command, keep_fds=()))
         async with asyncio.timeout(PATIENCE_S):
-            await _until(self._greets)
+            await until(self._greets)
             await self.bus.connect()
         self._exits.push_async_callback(self.bus.close)
 
@@ -97,26 +97,42 @@ class Rig:
         self._gpu_urls += [f"{protocol}+{url}{query}" for url in urls]
         return urls
 
-    async def beside(self, module: str, *words: str) -> str:
+    async def beside(self, module: str, *words: str, patience_s: float = PATIENCE_S) -> str:
         """Start a process of the benchmark's own, and give the line that it prints when it is ready."""
-        process = await self._spawn(self._python(module, *words), PIPE)
+        return await self.said(await self.companion(module, *words), patience_s)
+
+    async def companion(self, module: str, *words: str) -> Process:
+        """Start a process of the benchmark's own."""
+        return await self._spawn(self._python(module, *words), PIPE)
+
+    async def said(self, process: Process, patience_s: float = PATIENCE_S) -> str:
+        """Give the next line that a companion prints."""
         assert process.stdout is not None
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             line = await process.stdout.readline()
-        assert line, f"{module} does not start; see {self.settings.data_path / 'logs'}"
+        assert line, f"a process has ended; see {self.settings.data_path / 'logs'}"
         return line.decode().strip()
 
-    async def start(self, *names: str) -> None:
+    async def another(self, name: str, **settings: object) -> psutil.Process:
+        """Start one more part of Taskfold, with settings that differ."""
+        command = self._python("services", name)
+        ours = {f"TASKFOLD_{key.upper()}": str(value) for key, value in settings.items()}
+        process = await self._spawn(msgspec.structs.replace(command, env={**command.env, **ours}))
+        return psutil.Process(process.pid)
+
+    async def start(self, *names: str, patience_s: float = PATIENCE_S) -> None:
         """Start parts of Taskfold, by the names of their commands, until the api is ready."""
         init = await self._spawn(self._python("services", "init"))
         assert await init.wait() == 0
         for name in names:
             process = await self._spawn(self._python("services", name))
             self._ours[name] = psutil.Process(process.pid)
-        async with asyncio.timeout(PATIENCE_S):
-            await _until(self._ready)
+        async with asyncio.timeout(patience_s):
+            await until(self._ready)
 
     async def _ready(self) -> bool:
+        for name, process in self._ours.items():
+            assert process.is_running(), f"{name} has ended; see its log"
         try:
             async with self.http.get(f"{self.url}/readyz") as answer:
                 return answer.status == 200
@@ -172,7 +188,8 @@ class Rig:
         return process
 
 
-async def _until(look: Callable[[], Awaitable[bool]]) -> None:
+async def until(look: Callable[[], Awaitable[bool]]) -> None:
+    """Look again and again until it is so."""
     while not await look():  # noqa: ASYNC110 - another process sends no signal
         await asyncio.sleep(_LOOK_S)
 
@@ -190,11 +207,15 @@ async def _end(process: Process) -> None:
 
 
 class Bench:
-    """One run of the benchmarks: makes rigs in a folder, and remembers what their processes weighed."""
+    """One run of the benchmarks: makes rigs in a folder, and remembers what their processes weighed.
 
-    def __init__(self, folder: Path, http: aiohttp.ClientSession, runs: int) -> None:
+    ``size``: which part of their full size the large figures are taken at.
+    """
+
+    def __init__(self, folder: Path, http: aiohttp.ClientSession, runs: int, size: float = 1.0) -> None:
         self.http = http
         self.runs = runs
+        self.size = size
         self.memory: list[Memory] = []
         self._folder = folder
 
@@ -203,6 +224,10 @@ class Bench:
         async with Rig(self._folder / clock.new_name()[:8], self.http, **settings) as rig:
             yield rig
             self.memory += rig.memory()
+
+    def sized(self, full: float) -> int:
+        """Give so many of a large figure's full number, at least one."""
+        return max(1, round(full * self.size))
 
     async def in_turns(
         self, floor: Take, ours: Take, blocks: int = 1

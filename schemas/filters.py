@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from schemas import text
 from schemas.errors import Code, RejectedError
 from schemas.ids import BatchId, parse_batch_id
 from schemas.requests import Instant, Kind, Name, Priority
@@ -26,7 +27,7 @@ class Filter(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``status``: one of these. ``model``: what was asked for, however spelled; ``any`` is no model named.
     ``backend``: that of the last attempt. ``error``: the code of what ended it. After is from that moment
-    on, before is without it.
+    on, before is without it. ``text``: what has to stand in the prompt, as ``schemas.text`` reads it.
     """
 
     kind: Kind | None = None
@@ -43,6 +44,7 @@ class Filter(Struct, frozen=True, kw_only=True, omit_defaults=True):
     submitted_before: Instant | None = None
     finished_after: Instant | None = None
     finished_before: Instant | None = None
+    text: str | None = None
 
 
 MEMBERS: Final = Filter.__struct_fields__
@@ -96,8 +98,8 @@ def parse_body(raw: Mapping[str, Any], statuses: Sequence[Status], also: Sequenc
     return chosen
 
 
-def _statuses(text: str, allowed: Sequence[Status]) -> tuple[Status, ...]:
-    named = [part.strip().upper() for part in text.split(",")]
+def _statuses(value: str, allowed: Sequence[Status]) -> tuple[Status, ...]:
+    named = [part.strip().upper() for part in value.split(",")]
     if not set(named) <= set(allowed):
         raise RejectedError(
             Code.OUT_OF_RANGE,
@@ -108,20 +110,40 @@ def _statuses(text: str, allowed: Sequence[Status]) -> tuple[Status, ...]:
     return tuple(Status(name) for name in dict.fromkeys(named))
 
 
-def _value(name: str, text: str) -> object:
+def _value(name: str, value: str) -> object:
     """Read one member; a time is told from a name by what the member is called."""
     if name == "batch":
-        return parse_batch_id(text, name)
+        return parse_batch_id(value, name)
+    if name == "text":
+        return _search(value)
     choices = _CHOICES.get(name)
     if choices is not None:
-        if text not in choices:
+        if value not in choices:
             listed = ", ".join(choices)
             raise RejectedError(
                 Code.OUT_OF_RANGE, f"{name} is one of {listed}", member=name, allowed=list(choices)
             )
-        return Kind(text) if name == "kind" else Priority(text)
+        return Kind(value) if name == "kind" else Priority(value)
     try:
-        return msgspec.convert(text, Instant if name in _TIMES else Name)
+        return msgspec.convert(value, Instant if name in _TIMES else Name)
     except msgspec.ValidationError:
         form = "a time with its zone, as 2026-11-24T09:00:00Z" if name in _TIMES else "1 to 128 characters"
         raise RejectedError(Code.OUT_OF_RANGE, f"{name} is {form}", member=name) from None
+
+
+def _search(value: str) -> str:
+    """Check what is searched for."""
+    wanted = text.search(value)
+    if not wanted or len(value) > text.LONGEST:
+        raise RejectedError(
+            Code.OUT_OF_RANGE,
+            f"text is 1 to {text.LONGEST} characters with a word of letters or digits among them",
+            member="text",
+        )
+    if any(phrase.prefix and len(phrase.words[-1]) < text.SHORTEST_PREFIX for phrase in wanted):
+        raise RejectedError(
+            Code.OUT_OF_RANGE,
+            f"text has at least {text.SHORTEST_PREFIX} letters before a *",
+            member="text",
+        )
+    return value

@@ -55,6 +55,16 @@ def derived_task_id(tenant: str, key: str) -> TaskId:
     return TaskId(derived_uuid(f"{len(tenant)}:{tenant}:{key}"))
 
 
+def derived_batch_id(tenant: str, key: str) -> BatchId:
+    """Give the one id that a tenant's Idempotency-Key stands for where tasks are submitted together."""
+    return BatchId(derived_uuid(f"batch:{len(tenant)}:{tenant}:{key}"))
+
+
+def batch_task_id(batch_id: BatchId, place: int) -> TaskId:
+    """Give the id of a task in a batch, so that who knows the batch finds its tasks in the log."""
+    return TaskId(derived_uuid(f"{batch_id}:{place}"))
+
+
 def derived_uuid(text: str) -> str:
     """Give the one UUID that a text stands for: of version 8 (RFC 9562), in lower case."""
     digest = hashlib.sha256(text.encode()).hexdigest()

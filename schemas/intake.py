@@ -4,6 +4,7 @@ The one rule: a refusal names the member and what is allowed.
 """
 
 import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -28,6 +29,8 @@ from schemas.requests import (
     SpeechSubmission,
 )
 
+MAX_TOGETHER: Final = 1_000
+MAX_TOGETHER_MIB: Final = 8
 MAX_METADATA_BYTES: Final = 16 * 1024
 MAX_METADATA_LEVELS: Final = 16
 MAX_DELAY_S: Final = 30 * 86_400
@@ -76,7 +79,10 @@ REQUESTS: Final[dict[Kind, type[ImageRequest] | type[SpeechRequest]]] = {
     Kind.SPEECH: SpeechRequest,
 }
 _COMMON: Final = frozenset(Common.__struct_fields__)
+_TASKS: Final = "tasks"
 _decode: Final = msgspec.json.Decoder().decode
+_decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def read_json(body: bytes) -> Raw:
@@ -90,6 +96,33 @@ def read_json(body: bytes) -> Raw:
     if not isinstance(raw, dict):
         raise RejectedError(Code.MALFORMED, "the body is a JSON object")
     return raw
+
+
+def together(body: bytes) -> list[bytes]:
+    """Take apart ``{"tasks": [{…}, …]}``; each is a body for ``read_json`` and ``nested``."""
+    try:
+        members = _decode_members(body)
+    except (ValueError, RecursionError) as error:
+        raise RejectedError(Code.MALFORMED, f"the body is not a JSON object: {error}") from error
+    for name in members:
+        if name != _TASKS:
+            raise RejectedError(
+                Code.UNKNOWN_MEMBER,
+                f"{name} is not a member; known is tasks",
+                member=name,
+                allowed=[_TASKS],
+            )
+    if _TASKS not in members:
+        raise RejectedError(Code.MISSING_MEMBER, "tasks is required", member=_TASKS)
+    try:
+        tasks = _decode_list(members[_TASKS])
+    except (ValueError, RecursionError):
+        raise RejectedError(Code.WRONG_TYPE, "tasks is a list", member=_TASKS) from None
+    if not 1 <= len(tasks) <= MAX_TOGETHER:
+        raise RejectedError(
+            Code.OUT_OF_RANGE, f"tasks has 1 to {MAX_TOGETHER} members, not {len(tasks)}", member=_TASKS
+        )
+    return [bytes(task) for task in tasks]
 
 
 def flat(kind: Kind, raw: Raw, *, strict: bool = True) -> Intake:
@@ -158,6 +191,11 @@ def fingerprint(intake: Intake) -> str:
     said = intake if intake.origin else intake[:2]
     content = msgspec.json.encode(list(said), order="deterministic")
     return hashlib.sha256(content).hexdigest()
+
+
+def fingerprint_of_all(fingerprints: Iterable[str]) -> str:
+    """Digest what was sent together: any other task, or the same in another order, is another body."""
+    return hashlib.sha256("".join(fingerprints).encode()).hexdigest()
 
 
 def submission(

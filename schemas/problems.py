@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from schemas.errors import Code, RejectedError
-from schemas.ids import TaskId
+from schemas.ids import BatchId, TaskId
 
 
 class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -25,6 +25,7 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     detail: str
     member: str | None = None
     task_id: TaskId | None = None
+    batch_id: BatchId | None = None
     allowed: Sequence[str] | None = None
     done: Mapping[str, int] | None = None
 
@@ -44,6 +45,7 @@ HTTP_STATUS: Final[dict[Code, int]] = {
     Code.BROKEN_AUDIO: 422,
     Code.UNSUPPORTED_MEDIA_TYPE: 415,
     Code.BODY_TOO_LARGE: 413,
+    Code.BATCH_TOO_LARGE: 413,
     Code.UNKNOWN_UPLOAD: 404,
     Code.UPLOAD_IN_USE: 409,
     Code.WRONG_OFFSET: 409,
@@ -53,6 +55,7 @@ HTTP_STATUS: Final[dict[Code, int]] = {
     Code.TENANT_QUEUE_FULL: 429,
     Code.STORAGE_FULL: 503,
     Code.UNKNOWN_TASK: 404,
+    Code.UNKNOWN_BATCH: 404,
     Code.UNKNOWN_BACKEND: 404,
     Code.BACKEND_EXISTS: 409,
     Code.BACKEND_IN_USE: 409,
@@ -60,6 +63,7 @@ HTTP_STATUS: Final[dict[Code, int]] = {
     Code.METHOD_NOT_ALLOWED: 405,
     Code.NOT_FINISHED: 409,
     Code.NO_RESULT: 409,
+    Code.ERASED: 410,
     Code.NO_PREVIEW: 404,
     Code.NO_SUCH_ARTIFACT: 404,
     Code.EXPIRED_ARTIFACT: 410,
@@ -82,6 +86,7 @@ def problem(error: RejectedError, task_id: TaskId | None = None) -> Problem:
         detail=error.detail,
         member=error.member,
         task_id=error.extra.get("task_id", task_id),
+        batch_id=error.extra.get("batch_id"),
         allowed=error.extra.get("allowed"),
         done=error.extra.get("done"),
     )

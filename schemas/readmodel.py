@@ -112,14 +112,13 @@ CREATE TABLE queues (
 """
 INDEXES: Final = """
 CREATE UNIQUE INDEX tasks_by_id ON tasks (task_id);
-CREATE INDEX tasks_by_status ON tasks (status, number);
-CREATE INDEX tasks_by_kind ON tasks (kind, number);
+CREATE INDEX tasks_by_kind_and_priority ON tasks (kind, priority, number);
 CREATE INDEX tasks_by_kind_and_status ON tasks (kind, status, number);
 CREATE INDEX tasks_due ON tasks (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX tasks_in_line ON tasks (kind, priority, number, status) WHERE status IN ('QUEUED', 'RETRYING');
 CREATE INDEX tasks_in_queue ON tasks (kind, model, submitted_at) WHERE status IN ('QUEUED', 'RETRYING');
 CREATE INDEX tasks_by_tenant ON tasks (tenant, number);
-CREATE INDEX tasks_by_model ON tasks (model, number);
+CREATE INDEX tasks_by_kind_and_model ON tasks (kind, model, number);
 CREATE INDEX tasks_by_user ON tasks (user, number) WHERE user IS NOT NULL;
 CREATE INDEX tasks_by_backend ON tasks (backend, number) WHERE backend IS NOT NULL;
 CREATE INDEX tasks_by_error ON tasks (error_code, number) WHERE error_code IS NOT NULL;
@@ -136,6 +135,7 @@ GET_CHECKPOINT: Final = "SELECT sequence, stream, schema FROM checkpoint WHERE o
 SET_CHECKPOINT: Final = (
     "UPDATE checkpoint SET sequence = ?, ignored = ignored + ? WHERE one = 1 AND sequence < ?"
 )
+SET_PRUNED: Final = "UPDATE checkpoint SET pruned = max(pruned, ?) WHERE one = 1"
 GET_STATE: Final = "SELECT number, address, state FROM tasks WHERE task_id = ?"
 HISTORY_OF_TASK: Final = "SELECT wire FROM events WHERE number = ? ORDER BY sequence"
 # `sequence` makes the write safe twice: an event that was applied already changes nothing.
@@ -260,8 +260,8 @@ QUEUES: Final = """
 SELECT kind, model, scheduled, queued, retrying, running,
        (SELECT min(t.submitted_at) FROM tasks t
         WHERE t.kind = q.kind AND t.model = q.model AND t.status IN ('QUEUED', 'RETRYING')),
-       (SELECT avg(units) FILTER (WHERE kind = q.kind) FROM (
-           SELECT kind, units FROM tasks WHERE model = q.model ORDER BY number DESC LIMIT 200))
+       (SELECT avg(units) FROM (
+           SELECT units FROM tasks WHERE kind = q.kind AND model = q.model ORDER BY number DESC LIMIT 200))
 FROM queues q
 """
 OVERDUE: Final = """
@@ -280,18 +280,55 @@ EVENTS_OF_TASK: Final = f"""
 SELECT {EVENT} FROM tasks t CROSS JOIN events e ON e.number = t.number
 WHERE t.task_id = ? AND e.sequence > ? AND e.sequence <= ? ORDER BY e.sequence LIMIT ?
 """  # noqa: S608 - as above
+# All that a filter asks of columns alone, so that few rows are left to be held against the whole of it. The
+# first row is none: it says how far was looked, and how far the file is.
+EVENTS_LOOKED_AT: Final = f"""
+WITH bound(upto, written) AS MATERIALIZED (
+    SELECT min(sequence, ?2, coalesce((
+               SELECT sequence FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT 1 OFFSET ?3), ?2)),
+           sequence
+    FROM checkpoint)
+SELECT upto, written, {", ".join(["NULL"] * 14)} FROM bound
+UNION ALL
+SELECT * FROM (
+    SELECT {EVENT} FROM events e CROSS JOIN tasks t ON t.number = e.number
+    WHERE e.sequence > ?1 AND e.sequence <= (SELECT upto FROM bound)
+          AND (?5 IS NULL OR t.kind = ?5)
+          AND (?6 IS NULL OR t.model = ?6)
+          AND (?7 IS NULL OR t.tenant = ?7)
+          AND (?8 IS NULL OR t.user = ?8)
+          AND (?9 IS NULL OR t.batch = ?9)
+          AND (?10 IS NULL OR e.backend = ?10)
+          AND (?11 IS NULL OR e.error_code = ?11)
+          AND (?12 IS NULL OR e.type IN (SELECT value FROM json_each(?12)))
+          AND (?13 IS NULL OR e.status IN (SELECT value FROM json_each(?13)))
+          AND (?14 IS NULL OR EXISTS (SELECT 1 FROM tags g WHERE g.tag = ?14 AND g.number = t.number))
+    ORDER BY e.sequence LIMIT ?4)
+"""  # noqa: S608 - as above
+PRUNED: Final = "SELECT pruned FROM checkpoint WHERE one = 1"
+GET_BATCH: Final = """
+SELECT batch_id, sequence, tenant, user, size, submitted_at, finished_at,
+       scheduled, queued, running, retrying, done, failed, cancelled, expired
+FROM batches WHERE batch_id = ?
+"""
+BATCH_REACH: Final = "SELECT number, sequence, finished_at FROM batches WHERE batch_id = ?"
+"""Where a batch's events begin, where they end so far, and whether its tasks have all ended."""
+BATCH_LACKS: Final = """
+SELECT size > (SELECT count(*) FROM tasks t WHERE t.batch = b.batch_id) FROM batches b WHERE batch_id = ?
+"""
 FIRST_EVENT: Final = """
 SELECT wire FROM events WHERE number = (SELECT number FROM tasks WHERE task_id = ?)
 ORDER BY sequence LIMIT 1
 """
-PRUNED: Final = "SELECT pruned FROM checkpoint WHERE one = 1"
 LAST_EVENT: Final = "SELECT sequence, wire FROM events WHERE sequence <= ? ORDER BY sequence DESC LIMIT 1"
 EVENT_FROM: Final = "SELECT sequence, wire FROM events WHERE sequence >= ? ORDER BY sequence LIMIT 1"
 WIRES_OF_TASK: Final = """
 SELECT wire FROM events
 WHERE number = (SELECT number FROM tasks WHERE task_id = ?) AND sequence <= ? ORDER BY sequence
 """
-LAST_MOMENT: Final = "SELECT sequence, queues FROM moments WHERE sequence <= ? ORDER BY sequence DESC LIMIT 1"
+LAST_MOMENT: Final = (
+    "SELECT sequence, queues FROM moments WHERE sequence <= ? ORDER BY sequence DESC LIMIT 1"
+)
 MOVES: Final = """
 SELECT t.kind, t.model, (
            SELECT p.status FROM events p
@@ -301,9 +338,20 @@ FROM events e CROSS JOIN tasks t ON t.number = e.number
 WHERE e.sequence > ? AND e.sequence <= ?
 """
 """From what to what each event changed its task, and which queue that is in."""
+# The statuses in the words of tasks_by_kind_and_status; only they are looked into.
+NEEDS_RECORDING: Final = """
+SELECT 1 FROM tasks
+WHERE kind = 'speech' AND status IN ('SCHEDULED', 'QUEUED', 'RETRYING', 'RUNNING')
+      AND json_extract(CAST(doc AS TEXT), '$.request.artifact') = ?
+LIMIT 1
+"""
 GET_DOC: Final = "SELECT doc FROM tasks WHERE number = ?"
+# As an event that left its task running, but for its first column.
 PROGRESS_AFTER: Final = """
-SELECT revision, task_id, wire FROM progress WHERE revision > ? ORDER BY revision LIMIT ?
+SELECT p.revision, t.task_id, 'task.progress', p.wire, 'RUNNING', t.backend, NULL, t.number,
+       t.kind, t.model, t.priority, t.tenant, t.user, t.batch, t.submitted_at, NULL
+FROM progress p CROSS JOIN tasks t ON t.task_id = p.task_id
+WHERE p.revision > ? ORDER BY p.revision LIMIT ?
 """
 PROGRESS_OF_TASK: Final = "SELECT revision, wire FROM progress WHERE task_id = ?"
 LAST_PROGRESS: Final = "SELECT coalesce(max(revision), 0) FROM progress"

@@ -42,6 +42,8 @@ from schemas.requests import AnySubmission, Instant
 class Status(StrEnum):
     """Upper case on the wire, as users see it. ABSENT is never shown."""
 
+    __hash__ = str.__hash__  # that of an Enum is written in Python, and a fold asks for millions
+
     ABSENT = "ABSENT"
     SCHEDULED = "SCHEDULED"
     QUEUED = "QUEUED"
@@ -183,8 +185,8 @@ def _apply(task: Task, event: TaskEvent, at: datetime) -> Task:
 
 def _erased(task: Task, event: TaskErased, at: datetime) -> Task:
     facts = event.facts
-    if facts is None:
-        return replace(task, text=None, artifacts=(), erased_at=at)
+    if facts is None:  # from before there were any: what else there is of the task stays
+        return replace(task, text=None, artifacts=())
     return Task(
         task_id=task.task_id,
         submission=facts.submission,

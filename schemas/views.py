@@ -11,7 +11,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from schemas import envelope, events
-from schemas.events import TOKENS, Artifact, Attempt, Progress, Recorded, TaskError, Undecodable
+from schemas.erasure import CONTENT
+from schemas.events import TOKENS, Artifact, Attempt, Progress, Recorded, TaskError, TaskEvent, Undecodable
 from schemas.ids import ArtifactId, BatchId, TaskId
 from schemas.requests import Instant
 from schemas.standing import Standing
@@ -20,6 +21,7 @@ from schemas.task import Status, Task
 
 API: Final = "/api/v1"
 _encode: Final = msgspec.json.Encoder().encode
+_TYPES: Final = {kind: f"task.{token}" for kind, token in TOKENS.items()}
 
 
 class Links(Struct, frozen=True, rename={"own": "self"}):
@@ -101,6 +103,15 @@ class Cancelled(Struct, frozen=True):
     outcome: str
 
 
+class Erased(Struct, frozen=True):
+    """``outcome``: ERASED or ALREADY_ERASED. ``kept``: the recording, where another task still needs it."""
+
+    task_id: TaskId
+    outcome: str
+    kept: ArtifactId | None
+    sequence: int
+
+
 class WireEvent(Struct, frozen=True):
     """An event in a JSON history and in an SSE frame's data."""
 
@@ -109,6 +120,16 @@ class WireEvent(Struct, frozen=True):
     time: str
     task_id: TaskId
     data: Raw
+
+
+class _ToldEvent(Struct, frozen=True):
+    """A WireEvent before it is encoded, in one go with what it carries."""
+
+    sequence: int
+    type: str
+    time: str
+    task_id: TaskId
+    data: TaskEvent
 
 
 class ProgressView(Struct, frozen=True):
@@ -165,7 +186,7 @@ def document(task: Task, address: Address) -> Document:
         not_before=_time(made.not_before) if made else None,
         started_at=_time(task.attempts[0].started_at) if task.attempts else None,
         finished_at=_time(task.finished_at),
-        request=msgspec.to_builtins(made.request) if made else None,
+        request=_request(task),
         attempts=tuple(_attempt(attempt) for attempt in task.attempts),
         result_url=artifact_url(task.artifacts[0]) if task.artifacts and not task.erased_at else None,
         artifacts=tuple(_artifact(artifact) for artifact in task.artifacts),
@@ -178,6 +199,15 @@ def document(task: Task, address: Address) -> Document:
         links=Links(url, f"{url}/events", f"{url}/cancel"),
         sequence=task.sequence,
     )
+
+
+def _request(task: Task) -> dict[str, Any] | None:  # Any: by kind
+    if task.submission is None:
+        return None
+    members: dict[str, Any] = msgspec.to_builtins(task.submission.request)
+    if task.erased_at is not None:
+        members.update(dict.fromkeys(CONTENT & members.keys()))
+    return members
 
 
 def encoded(task: Task, address: Address) -> bytes:
@@ -195,15 +225,10 @@ def wire_event(recorded: Recorded) -> bytes:
     event = recorded.event
     if isinstance(event, Undecodable):
         raise TypeError("an event that could not be read is not shown")
-    return _encode(
-        WireEvent(
-            recorded.sequence,
-            f"task.{TOKENS[type(event)]}",
-            envelope.timestamp(recorded.at),
-            recorded.task_id,
-            Raw(events.encode(event)),
-        )
+    shown = _ToldEvent(
+        recorded.sequence, _TYPES[type(event)], envelope.timestamp(recorded.at), recorded.task_id, event
     )
+    return _encode(shown)
 
 
 _decode_wire: Final = msgspec.json.Decoder(WireEvent).decode

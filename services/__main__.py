@@ -215,6 +215,32 @@ def doctor(url: str | None, *, as_json: bool) -> None:
 
 
 @main.command()
+@_config
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def backup(folder: Path, *, as_json: bool) -> None:
+    """Save the log, artifacts and buckets of the NATS server to a new folder, while all goes on."""
+    settings = process.effective_settings(_file())
+    from services.cli import backup as saving  # noqa: PLC0415 - see the rule
+    from services.cli.running import run  # noqa: PLC0415 - see the rule
+
+    run(saving.backup(settings, folder, as_json=as_json))
+
+
+@main.command()
+@_config
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def restore(folder: Path, *, as_json: bool) -> None:
+    """Make a NATS server that is empty what another was when it was saved."""
+    settings = process.effective_settings(_file())
+    from services.cli import backup as saving  # noqa: PLC0415 - see the rule
+    from services.cli.running import run  # noqa: PLC0415 - see the rule
+
+    run(saving.restore(settings, folder, as_json=as_json))
+
+
+@main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print a script that completes commands in your shell."""

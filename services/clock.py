@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from uuid_utils import uuid4, uuid7
 
-from schemas.ids import EventId, TaskId
+from schemas.ids import BatchId, EventId, TaskId
 from schemas.requests import MAX_SEED
 
 
@@ -26,6 +26,10 @@ def new_task_id() -> TaskId:
 
 def new_event_id() -> EventId:
     return EventId(str(uuid7()))
+
+
+def new_batch_id() -> BatchId:
+    return BatchId(str(uuid7()))
 
 
 def new_name() -> str:

@@ -14,6 +14,7 @@ import msgspec.inspect as shape
 from hypothesis import strategies as st
 from msgspec import Struct
 
+from schemas import erasure
 from schemas.commands import CancelTask, ExpireTask, Refusal, decide
 from schemas.events import (
     TOKENS,
@@ -31,8 +32,8 @@ from schemas.events import (
     Undecodable,
     Usage,
 )
-from schemas.ids import EventId, TaskId
-from schemas.requests import AnySubmission
+from schemas.ids import BatchId, EventId, TaskId
+from schemas.requests import AnySubmission, InBatch
 from schemas.task import Task, evolve, fold
 from services.dispatcher.decider import (
     Ack,
@@ -51,6 +52,11 @@ from tests.builders import GPU, T0, TASK, artifact, image
 T = TypeVar("T")
 
 POLICY = RetryPolicy()
+TENANTS = {
+    "default": BatchId("0199d4e8-7c1a-7000-8000-00000000ba7c"),
+    "acme": BatchId("0199d4e8-7c1a-7000-8000-00000000ba7d"),
+}
+"""Each with a batch of its own."""
 _USAGE = Usage(run_s=1.0)
 _JSON = st.recursive(
     st.none()
@@ -141,17 +147,27 @@ def errors() -> st.SearchStrategy[TaskError]:
 def submissions() -> st.SearchStrategy[AnySubmission]:
     """Give submissions that are soon over: few attempts, short deadlines."""
     return st.builds(
-        lambda tries, start_s, more_s, tenant: image(
+        lambda tries, start_s, more_s, tenant, tags, together: image(
             max_attempts=tries,
             start_deadline=T0 + timedelta(seconds=start_s),
             deadline=T0 + timedelta(seconds=start_s + more_s),
             tenant=tenant,
+            tags=tags,
+            batch=InBatch(batch_id=TENANTS[tenant], size=2, place=0) if together else None,
         ),
         st.integers(1, 4),
         st.integers(1, 400),
         st.integers(0, 400),
-        st.sampled_from(["default", "acme"]),
+        st.sampled_from([*TENANTS]),
+        st.sampled_from([(), ("zoo",), ("zoo", "night")]),
+        st.booleans(),
     )
+
+
+def remembered(log: list[Recorded]) -> list[Recorded]:
+    """Give what is left of a log once all its erasures have been seen through."""
+    erased = {one.task_id: one.sequence for one in log if isinstance(one.event, TaskErased)}
+    return [one for one in log if one.sequence >= erased.get(one.task_id, 0)]
 
 
 def last_of_each(history: list[Recorded]) -> list[Recorded]:
@@ -268,8 +284,10 @@ class Writers:
             self._settle(hold, handed_back(hold.task, "shutdown", now=self.here))
 
     def erase(self) -> None:
-        if self.lookup().final and not self.has(TaskErased):
-            self.append(TaskErased(by="default"))
+        """Take the content away as the api does, which folds the whole history."""
+        task = fold(self.task_id, self.history)
+        if task.final and task.erased_at is None:
+            self.append(erasure.erased(task, self.history[0].sequence, "client"))
 
     def _hold(self, which: int) -> Hold | None:
         return self.holds[which % len(self.holds)] if self.holds else None
@@ -313,4 +331,7 @@ def histories(draw: st.DrawFn, task_id: TaskId = TASK) -> list[Recorded]:
     begin(writers, draw(submissions()))
     for act in draw(st.lists(actions(), max_size=30)):
         act(writers)
+    if draw(st.booleans()):  # by chance alone few are ever erased
+        writers.cancel()
+        writers.erase()
     return writers.history

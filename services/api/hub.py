@@ -7,13 +7,17 @@ await between them, so that it misses nothing and gets nothing twice.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 import structlog
 
 from schemas import readmodel
-from schemas.ids import TaskId
+from schemas.event_filters import Happened, Said, said
+from schemas.ids import BatchId, TaskId
+from schemas.task import FINAL
+from services.api import frames
+from services.api.listeners import Client, Listeners, Topic
 from services.api.queries import ReadModel, ReadModelAwayError, Row
 
 log = structlog.get_logger()
@@ -21,86 +25,34 @@ log = structlog.get_logger()
 PAGE: Final = 500
 POLL_S: Final = 0.25
 ENDLESS: Final = 2**63 - 1
-ALL: Final = "*"
 FINAL_TYPES: Final = frozenset({"task.done", "task.failed", "task.cancelled", "task.expired"})
-_HEARTBEAT: Final = b": heartbeat\n\n"
 _AT_ONCE: Final = 200
+_CATCH_UP_S: Final = 1.0
+_LOOK_S: Final = 0.02
 
 
-def event_frame(row: Row) -> bytes:
-    """Spell a row of ``events`` as an SSE frame."""
-    sequence, _, kind, wire, *_ = row
-    return b"id: %d\nevent: %b\ndata: %b\n\n" % (sequence, kind.encode(), wire)
+class Asked:
+    """Reads a task's document once, and only if a filter asks for what stands there alone."""
 
+    __slots__ = ("_model", "_number", "_said")
 
-def progress_frame(wire: bytes) -> bytes:
-    return b"event: task.progress\ndata: %b\n\n" % wire
+    def __init__(self, model: ReadModel, number: int) -> None:
+        self._model = model
+        self._number = number
+        self._said: Said | None = None
 
-
-class Client:
-    """One open stream. ``seen``: the last sequence that it was given."""
-
-    __slots__ = ("_limit", "_task", "_wake", "buffer", "closed", "ended", "seen", "size")
-
-    def __init__(self, limit: int) -> None:
-        self.buffer: list[bytes] = []
-        self.size = 0
-        self.seen = 0
-        self.closed: str | None = None
-        self.ended = False
-        self._limit = limit
-        self._wake: asyncio.Future[None] | None = None
-        self._task = asyncio.current_task()
-
-    def push(self, frame: bytes) -> None:
-        if self.closed:
-            return
-        self.buffer.append(frame)
-        self.size += len(frame)
-        if self.size > self._limit:
-            self.close("slow")
-        self._rouse()
-
-    def close(self, why: str) -> None:
-        if self.closed:
-            return
-        self.closed = why
-        if why == "slow" and self._task is not None:
-            self._task.cancel()  # it may be waiting for the client to read
-        self._rouse()
-
-    def end(self) -> None:
-        """Nothing more will come."""
-        self.ended = True
-        self._rouse()
-
-    def take(self) -> bytes:
-        """Give everything that is waiting."""
-        frames = b"".join(self.buffer)
-        self.buffer.clear()
-        self.size = 0
-        return frames
-
-    async def wait(self) -> None:
-        """Wait until there is something, or the stream is closed."""
-        if self.buffer or self.closed or self.ended:
-            return
-        self._wake = asyncio.get_running_loop().create_future()
-        try:
-            await self._wake
-        finally:
-            self._wake = None
-
-    def _rouse(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+    def __call__(self) -> Said:
+        if self._said is None:
+            row = self._model.row(readmodel.GET_DOC, self._number)
+            self._said = said(row[0]) if row else Said()
+        return self._said
 
 
 class Hub:
     def __init__(self, model: ReadModel, *, heartbeat_s: float) -> None:
         self._model = model
         self._heartbeat_s = heartbeat_s
-        self._topics: dict[str, set[Client]] = {}
+        self._listeners = Listeners()
         self._waiters: dict[TaskId, set[asyncio.Future[None]]] = {}
         self._generation = -1
         self._stream: str | None = None
@@ -121,10 +73,23 @@ class Hub:
         self._told.append(told)
 
     def position(self) -> int:
-        """Give the last sequence handed to listeners; ReadModelAwayError before there is any."""
-        if self._stream is None:
+        """Give the last sequence handed to listeners, of the file that is read now.
+
+        ReadModelAwayError before there is any.
+        """
+        if self._generation != self._model.generation:
             self._orient()
         return self._last
+
+    async def reached(self, sequence: int) -> bool:
+        """Wait a moment for this replica to get where another one was; False if it does not."""
+        loop = asyncio.get_running_loop()
+        end_at = loop.time() + _CATCH_UP_S
+        while self.position() < sequence:
+            if loop.time() >= end_at:
+                return False
+            await asyncio.sleep(_LOOK_S)
+        return True
 
     async def run(self) -> None:
         """Tail, on a hint or every quarter of a second, until cancelled."""
@@ -143,9 +108,9 @@ class Hub:
         """Keep silent streams alive; runs until cancelled."""
         while True:
             await asyncio.sleep(self._heartbeat_s)
-            for number, client in enumerate(self._clients()):
+            for number, client in enumerate(tuple(self._listeners.open)):
                 if not client.buffer:
-                    client.push(_HEARTBEAT)
+                    client.push(frames.HEARTBEAT)
                 if number % _AT_ONCE == _AT_ONCE - 1:
                     await asyncio.sleep(0)
 
@@ -160,9 +125,8 @@ class Hub:
             if len(rows) < PAGE:
                 break
             await asyncio.sleep(0)
-        for revision, task_id, wire in self._model.rows(readmodel.PROGRESS_AFTER, self._revision, PAGE):
-            self._revision = revision
-            self._give_progress(task_id, wire)
+        for row in self._model.rows(readmodel.PROGRESS_AFTER, self._revision, PAGE):
+            self._give_progress(row)
 
     def _orient(self) -> None:
         """Find the place in a file that was just opened, which may be behind the one before it."""
@@ -174,7 +138,7 @@ class Hub:
         if self._stream != stream:
             if self._stream is not None:
                 log.warning("hub.other_stream")
-                for client in self._clients():
+                for client in self._listeners.open:
                     client.close("restart")
             self._last = sequence
         else:
@@ -185,44 +149,60 @@ class Hub:
 
     def _give(self, row: Row) -> None:
         sequence, task_id, kind, *_ = row
-        self._last = sequence
         self._resolve(task_id)
         for told in self._told:
             told(row)
-        own, everybody = self._topics.get(task_id), self._topics.get(ALL)
-        if not own and not everybody:
-            return
-        frame = event_frame(row)
-        for client in (*(own or ()), *(everybody or ())):
-            if sequence > client.seen:
-                client.seen = sequence
-                client.push(frame)
-        if own and kind in FINAL_TYPES:
+        own = self._listeners.of_task(task_id)
+        if own or self._listeners.any_wide:
+            frame = frames.event(row)
             for client in own:
+                _push(client, sequence, frame)
+                if kind in FINAL_TYPES:
+                    client.end()
+            self._give_wide(Happened._make(row), frame)
+        self._last = sequence  # last: what could not be read on the way is given once more
+
+    def _give_wide(self, event: Happened, frame: bytes) -> None:
+        for clients in self._listeners.wide(event, Asked(self._model, event.number)):
+            for client in clients:
+                _push(client, event.sequence, frame)
+        followers = self._listeners.of_batch(event.batch)
+        if event.batch and followers and event.status in FINAL:
+            if batch_end(self._model, event.batch) > event.sequence:
+                return
+            for client in followers:
                 client.end()
 
-    def _give_progress(self, task_id: TaskId, wire: bytes) -> None:
+    def _give_progress(self, row: Row) -> None:
+        revision, task_id, _, wire, *_ = row
         self._resolve(task_id)
-        frame = progress_frame(wire)
-        for topic in (task_id, ALL):
-            for client in self._topics.get(topic, ()):
-                client.push(frame)
+        frame = frames.progress(wire)
+        for client in self._listeners.of_task(task_id):
+            client.push(frame)
+        if self._listeners.any_wide:
+            event = Happened._make(row)
+            for clients in self._listeners.wide(event, Asked(self._model, event.number)):
+                for client in clients:
+                    client.push(frame)
+        self._revision = revision
 
-    def add(self, topic: str, client: Client) -> None:
+    def open(self, client: Client) -> None:
+        """Keep a stream alive that is still to be given what was before; ``drop`` it in the end."""
+        self._listeners.open.add(client)
+        if self.closing:
+            client.close("shutdown")
+
+    def add(self, topic: Topic, client: Client) -> None:
         """Listen from now on. Call it in one step with the read of what came before."""
-        self._topics.setdefault(topic, set()).add(client)
-        if topic == ALL:
+        self._listeners.add(topic, client)
+        if topic.task is None:
             return
-        for revision, wire in self._model.rows(readmodel.PROGRESS_OF_TASK, topic):
+        for revision, wire in self._model.rows(readmodel.PROGRESS_OF_TASK, topic.task):
             if revision <= self._revision:  # a later one is still to come
-                client.push(progress_frame(wire))
+                client.push(frames.progress(wire))
 
-    def drop(self, topic: str, client: Client) -> None:
-        listeners = self._topics.get(topic)
-        if listeners is not None:
-            listeners.discard(client)
-            if not listeners:
-                del self._topics[topic]
+    def drop(self, topic: Topic, client: Client) -> None:
+        self._listeners.drop(topic, client)
         self.evicted += client.closed == "slow"
 
     def expect(self, task_id: TaskId) -> asyncio.Future[None]:
@@ -241,7 +221,7 @@ class Hub:
     def close(self) -> None:
         """End every stream and every wait: the process is about to end."""
         self.closing = True
-        for client in self._clients():
+        for client in tuple(self._listeners.open):
             client.close("shutdown")
         for task_id in tuple(self._waiters):
             self._resolve(task_id)
@@ -251,5 +231,14 @@ class Hub:
             if not future.done():
                 future.set_result(None)
 
-    def _clients(self) -> Iterable[Client]:
-        return [client for topic in tuple(self._topics.values()) for client in topic]
+
+def batch_end(model: ReadModel, batch: BatchId) -> int:
+    """Give the sequence of a batch's last event, more than any other while it goes on."""
+    row = model.row(readmodel.BATCH_REACH, batch)
+    return row[1] if row and row[2] is not None else ENDLESS
+
+
+def _push(client: Client, sequence: int, frame: bytes) -> None:
+    if sequence > client.seen:
+        client.seen = sequence
+        client.push(frame)

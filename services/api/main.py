@@ -23,8 +23,10 @@ from services.api.admission import Admission
 from services.api.app import assemble
 from services.api.artifacts import ArtifactRoutes
 from services.api.backends import BackendRoutes
+from services.api.batches import BatchRoutes
 from services.api.cancelling import Canceller
 from services.api.cancelling_many import ManyCanceller
+from services.api.erasing import Eraser, ErasureRoutes
 from services.api.fleet import FleetRoutes
 from services.api.health import HealthRoutes
 from services.api.hub import Hub
@@ -39,6 +41,7 @@ from services.api.origins import Origins
 from services.api.outlook import Foresight
 from services.api.past import Past
 from services.api.pausing import PauseRoutes
+from services.api.placing import Placing
 from services.api.previews import PreviewRoutes
 from services.api.queries import ReadModel
 from services.api.reads import Reads
@@ -46,6 +49,7 @@ from services.api.recent import Recent
 from services.api.redriving import Redriver
 from services.api.registrar import Registrar
 from services.api.resumable import ResumableUploads
+from services.api.shown_batches import Batches
 from services.api.silence import Silence
 from services.api.sse import EventRoutes
 from services.api.storage import Storage
@@ -98,6 +102,7 @@ class Api:
             onlooking=Onlooking(self.model, settings),
         )
         self.hub.tell(self.foresight.happened)
+        self.batches = Batches(self.model, self.tasklog, self.hub)
         self.store = ArtifactStore(self.bus)
         self.marks = Marks(self.bus, self.store, settings.keeps_uploads)
         self.resumable = ResumableUploads(
@@ -110,8 +115,22 @@ class Api:
             idle=timedelta(seconds=settings.upload_idle_s),
         )
         silence = Silence(self.bus, self.registrar, self.models, self.leases, clock.now)
+        self.eraser = Eraser(
+            self.bus,
+            self.tasklog,
+            self.model,
+            self.store,
+            self.recent,
+            clock.now,
+            settings.submit_timeout_s,
+        )
         self.sweeper = Sweeper(
-            self.leases, self.tasklog, self.model, silence, clock.now, settings.sweep_interval_s
+            self.leases,
+            self.tasklog,
+            self.model,
+            (silence.end, self.eraser.finish),
+            clock.now,
+            settings.sweep_interval_s,
         )
 
     def handlers(self) -> list[HTTPRouteHandler]:
@@ -122,6 +141,7 @@ class Api:
             self.hub,
             self.model,
             reads,
+            self.batches,
             buffer_kib=settings.sse_buffer_kib,
             coalesce_s=settings.sse_coalesce_s,
         )
@@ -136,13 +156,23 @@ class Api:
             max_upload_mib=settings.max_upload_mib,
         )
         selection = Selection(self.bus, self.model)
-        actions = ActionRoutes(ManyCanceller(selection, canceller), Redriver(selection, origins, submitter))
+        many_canceller = ManyCanceller(selection, canceller)
+        actions = ActionRoutes(many_canceller, Redriver(selection, origins, submitter))
+        batches = BatchRoutes(
+            submitter,
+            self.batches,
+            many_canceller,
+            clock.new_batch_id,
+            trust_tenant=settings.trust_tenant_header,
+        )
         public = [
             *submissions.handlers(),
+            *batches.handlers(),
             *actions.handlers(),
             *TaskRoutes(reads, self.model, canceller, self.past).handlers(),
             *PreviewRoutes(Previews(self.bus), reads).handlers(),
             *events.handlers(),
+            *ErasureRoutes(self.eraser).handlers(),
             *ArtifactRoutes(store, reads).handlers(),
             *UploadRoutes(
                 self.resumable, submitter.ready, timedelta(days=settings.max_age_days)
@@ -170,10 +200,14 @@ class Api:
             store=self.store,
             marks=self.marks,
             models=self.models,
-            admission=admission,
-            lanes=Lanes(self.bus, settings.lanes),
+            placing=Placing(
+                model=self.model,
+                admission=admission,
+                lanes=Lanes(self.bus, settings.lanes),
+                foresight=self.foresight,
+                last_waiting={},
+            ),
             recent=self.recent,
-            foresight=self.foresight,
             limits=Limits(
                 start_deadline_s=settings.start_deadline_s,
                 deadline_s=settings.deadline_s,
@@ -185,7 +219,6 @@ class Api:
             storage_full=lambda: self.storage.full,
             now=clock.now,
             new_seed=clock.new_seed,
-            last_waiting={},
         )
 
     def jobs(self) -> list[Coroutine[None, None, None]]:

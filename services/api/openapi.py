@@ -17,7 +17,8 @@ from msgspec import Struct
 
 from schemas import batches, filters, registering, views
 from schemas.errors import Code
-from schemas.intake import Common
+from schemas.event_filters import TYPES
+from schemas.intake import MAX_TOGETHER, Common
 from schemas.problems import HTTP_STATUS, Problem
 from schemas.requests import ImageRequest, Kind, Priority, SpeechRequest
 from schemas.standing import Standing
@@ -39,6 +40,9 @@ _TYPES: Final = (
     Standing,
     views.Accepted,
     views.Cancelled,
+    batches.AcceptedBatch,
+    batches.BatchView,
+    views.Erased,
     batches.CancelledMany,
     batches.RedrivenMany,
     views.WireEvent,
@@ -98,8 +102,8 @@ _LAST_EVENT_ID: Final = Parameter("Last-Event-ID", "header", "the sequence after
 _LAST_EVENT: Final = Parameter(
     "last_event_id",
     "query",
-    "the same, for clients that cannot set a header",
-    {"type": "integer", "minimum": 0},
+    "the same, for clients that cannot set a header; `snapshot`: show what has not ended, and go on",
+    {"anyOf": [{"type": "integer", "minimum": 0}, {"const": "snapshot"}]},
 )
 
 _SEEN: Final = Parameter(
@@ -227,6 +231,55 @@ CREATE: Final = _opt(
         codes=(*_KEYED, Code.UNKNOWN_KIND, Code.UNKNOWN_ARTIFACT),
     )
 )
+CREATE_BATCH: Final = _opt(
+    Operation(
+        answer="Accepted: the log has stored all of them",
+        status=202,
+        content={JSON: _ref("AcceptedBatch")},
+        bodies={
+            JSON: {
+                "type": "object",
+                "required": ["tasks"],
+                "properties": {
+                    "tasks": {
+                        "type": "array",
+                        "items": _NESTED,
+                        "minItems": 1,
+                        "maxItems": MAX_TOGETHER,
+                    }
+                },
+                "additionalProperties": False,
+            }
+        },
+        parameters=(_KEY, _TRACE),
+        codes=(*_KEYED, Code.UNKNOWN_KIND, Code.UNKNOWN_ARTIFACT, Code.BATCH_TOO_LARGE),
+    )
+)
+_ON_BATCH: Final = (
+    Code.INVALID_ID,
+    Code.UNKNOWN_BATCH,
+    Code.UNKNOWN_MEMBER,
+    Code.NATS_AWAY,
+    Code.READ_MODEL_AWAY,
+)
+BATCH: Final = _opt(
+    Operation(
+        answer="The batch",
+        content={JSON: _ref("BatchView")},
+        parameters=(_WAIT, _IF_NONE_MATCH),
+        also={304: "Not changed"},
+        codes=(*_ON_BATCH, Code.WRONG_TYPE, Code.OUT_OF_RANGE),
+    ),
+    from_log=True,
+)
+CANCEL_BATCH: Final = _opt(
+    Operation(
+        answer="How many were cancelled",
+        content={JSON: _ref("CancelledMany")},
+        bodies={JSON: {"type": "object", "properties": {"reason": {"type": ["string", "null"]}}}},
+        codes=(*_ON_BATCH, Code.MALFORMED, Code.WRONG_TYPE, Code.OUT_OF_RANGE, Code.OUTCOME_UNKNOWN),
+    )
+)
 PUT: Final = _opt(
     Operation(
         **_SUBMIT,
@@ -275,6 +328,13 @@ RESULT: Final = _opt(
     ),
     from_log=True,
 )
+ERASE: Final = _opt(
+    Operation(
+        answer="What was asked for is no longer known, nor what came of it; that it was there is",
+        content={JSON: _ref("Erased")},
+        codes=(*_READ, Code.NOT_FINISHED, Code.OUTCOME_UNKNOWN),
+    )
+)
 PREVIEW: Final = _opt(
     Operation(
         answer="The latest preview, a JPEG, PNG or WebP",
@@ -317,7 +377,14 @@ REPLAY: Final = _opt(
         **_SUBMIT,
         bodies={JSON: _REPLAY},
         parameters=(_KEY, _PREFER, _TRACE),
-        codes=(*_KEYED, Code.INVALID_ID, Code.UNKNOWN_TASK, Code.UNKNOWN_ARTIFACT, Code.NO_RESULT),
+        codes=(
+            *_KEYED,
+            Code.INVALID_ID,
+            Code.UNKNOWN_TASK,
+            Code.UNKNOWN_ARTIFACT,
+            Code.NO_RESULT,
+            Code.ERASED,
+        ),
     )
 )
 REDRIVE: Final = _opt(
@@ -342,11 +409,36 @@ _EVENTS: Final[dict[str, Any]] = {  # Any: members of Operation
     },
     "parameters": (_LAST_EVENT_ID, _LAST_EVENT),
 }
+_STORY: Final[dict[str, Any]] = {  # Any: as above
+    **_EVENTS,
+    "also": {204: "There is nothing after that event"},
+}
 TASK_EVENTS: Final = _opt(
-    Operation(**_EVENTS, also={204: "There is nothing after that event"}, codes=(*_READ, Code.OUT_OF_RANGE))
+    Operation(
+        **{**_STORY, "parameters": (*_STORY["parameters"], *_PAST)},
+        codes=(*_READ, Code.WRONG_TYPE, Code.OUT_OF_RANGE, Code.CONFLICTING_MEMBERS),
+    )
 )
+BATCH_EVENTS: Final = _opt(Operation(**_STORY, codes=(*_ON_BATCH, Code.WRONG_TYPE, Code.OUT_OF_RANGE)))
 EVENTS: Final = _opt(
-    Operation(**_EVENTS, codes=(Code.UNKNOWN_MEMBER, Code.OUT_OF_RANGE, Code.READ_MODEL_AWAY))
+    Operation(
+        **{
+            **_EVENTS,
+            "parameters": (
+                *_EVENTS["parameters"],
+                Parameter("type", "query", f"only events of this type, or of several: {', '.join(TYPES)}"),
+                *_FILTER,
+            ),
+        },
+        codes=(
+            Code.UNKNOWN_MEMBER,
+            Code.CONFLICTING_MEMBERS,
+            Code.WRONG_TYPE,
+            Code.OUT_OF_RANGE,
+            Code.INVALID_ID,
+            Code.READ_MODEL_AWAY,
+        ),
+    )
 )
 ARTIFACT: Final = _opt(
     Operation(

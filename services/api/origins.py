@@ -24,6 +24,7 @@ class Origin(Struct, frozen=True):
 class _State(Struct, frozen=True):
     submission: AnySubmission | None = None
     submitted_at: Instant | None = None
+    erased: bool = False
 
 
 class Origins:
@@ -34,6 +35,8 @@ class Origins:
     async def get(self, task_id: TaskId) -> Origin:
         """Give what a task was submitted with, whatever became of it; RejectedError(unknown_task)."""
         state = self._projected(task_id) or await self._streamed(task_id)
+        if state.erased:
+            raise RejectedError(Code.ERASED, f"the content of {task_id} has been erased", task_id=task_id)
         if state.submission is None:
             raise RejectedError(
                 Code.NO_RESULT, f"what {task_id} was submitted with cannot be read", task_id=task_id
@@ -48,7 +51,7 @@ class Origins:
         if row is None:
             return None
         task = fold(task_id, [views.recorded(row[0])])
-        return _State(task.submission, task.submitted_at)
+        return _State(task.submission, task.submitted_at, task.erased_at is not None)
 
     async def _streamed(self, task_id: TaskId) -> _State:
         task = (await self._tasklog.lookup(task_id)).task

@@ -111,7 +111,7 @@ class Past:
             raise unknown_task(task_id)
         wires = self._model.rows(readmodel.WIRES_OF_TASK, task_id, moment.sequence)
         if not wires:
-            detail = f"there was no task {task_id} yet at sequence {moment.sequence}, or it has been erased"
+            detail = f"nothing is known of task {task_id} as of sequence {moment.sequence}"
             raise RejectedError(Code.UNKNOWN_TASK, detail, task_id=task_id)
         task = fold(task_id, (views.recorded(wire) for (wire,) in wires))
         return views.spliced(views.encoded(task, address_of(row[0])), None)

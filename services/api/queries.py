@@ -89,6 +89,11 @@ class ReadModel:
             log.info("readmodel.replaced")
             self._drop()
 
+    def still(self, generation: int) -> bool:
+        """Whether what was read from then is still the file under its name."""
+        self.look()
+        return self._connection is not None and self._generation == generation
+
     async def close(self) -> None:
         self._drop()
         async with self._lists_lock:

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import msgspec
 from litestar import post, put
-from litestar.exceptions import InternalServerException
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.types import ASGIApp
@@ -20,10 +19,9 @@ from schemas.ids import TaskId, derived_task_id, parse_task_id
 from schemas.intake import Intake
 from schemas.requests import Kind
 from schemas.views import API
-from services.api import asking, openapi
+from services.api import asking, bodies, openapi
 from services.api.answer import JSON, Answer, Ask, Headers, encode, headers_of
 from services.api.origins import Origins
-from services.api.problems import ClientGoneError
 from services.api.reads import Reads
 from services.api.submit import Receipt, Submitter, Wish
 from services.api.tasks import answer_with
@@ -31,7 +29,6 @@ from services.api.uploads import FILE, SLACK, Form, Uploads, content_of, members
 from services.artifacts import ArtifactInfo
 
 _FORM: Final = "multipart/form-data"
-_JSON: Final = "application/json"
 _RETRY_AFTER: Final = (b"retry-after", b"1")
 _KEY: Final = b"idempotency-key"
 _ARTIFACT: Final = "artifact"
@@ -94,7 +91,7 @@ class SubmissionRoutes:
     async def replay(self, request: Ask, task_id: FromPath[str]) -> ASGIApp:
         """Submit a task again, changed where the body says so."""
         checked = parse_task_id(task_id)
-        changed = replay.changes(await _json(request) if await _body(request) else {})
+        changed = replay.changes(await _json(request) if await bodies.whole(request) else {})
         origin = await self._origins.get(checked)
         body = replay.again(origin.made, checked, origin.submitted_at, changed)
         return await self._accept(request, body, prefix="request.", tenant=origin.made.tenant)
@@ -104,7 +101,7 @@ class SubmissionRoutes:
         headers = headers_of(request)
         kind = asking.media_type(headers.get(b"content-type"))
         if kind != _FORM:
-            raw = await _json(request, _FORM, _JSON)
+            raw = await _json(request, _FORM, bodies.JSON)
             return await self._accept(request, intake.flat(Kind.SPEECH, raw))
         asking.parameters(request.scope["query_string"])
         if _KEY not in headers:
@@ -205,21 +202,4 @@ def _fingerprint(body: Intake, upload: ArtifactInfo | None) -> str:
 
 
 async def _json(request: Ask, *allowed: str) -> dict[str, Any]:  # Any: JSON
-    kind = asking.media_type(headers_of(request).get(b"content-type"))
-    if kind not in ("", _JSON):
-        names = allowed or (_JSON,)
-        raise RejectedError(
-            Code.UNSUPPORTED_MEDIA_TYPE,
-            f"the body is {' or '.join(names)}, not {kind}",
-            member="Content-Type",
-            allowed=names,
-        )
-    return intake.read_json(await _body(request))
-
-
-async def _body(request: Ask) -> bytes:
-    """Give the whole body, which is read once; ClientGoneError when it stops arriving."""
-    try:
-        return await request.body()
-    except InternalServerException:
-        raise ClientGoneError("left before its body was complete") from None
+    return intake.read_json(await bodies.content(request, *allowed))

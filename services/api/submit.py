@@ -5,8 +5,10 @@ however often, whatever else would be refused.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import datetime
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,30 +21,31 @@ from schemas.errors import (
     RejectedError,
     UnavailableError,
 )
-from schemas.events import TaskSubmitted
 from schemas.ids import TaskId, UploadId, parse_artifact_id
 from schemas.intake import Intake, Limits
-from schemas.requests import AnySubmission, ImageRequest, Kind, Request, SpeechRequest
+from schemas.requests import AnySubmission, ImageRequest, InBatch, Kind, Request, SpeechRequest
 from schemas.subjects import Address
 from schemas.task import Status
 from services.api import problems
-from services.api.admission import Admission, Counted, Place
+from services.api.admission import Place
 from services.api.known_models import KnownModels
-from services.api.lanes import Lanes
 from services.api.marks import Marks
-from services.api.outlook import Foresight
+from services.api.placing import Placing
 from services.api.queries import ReadModel, ReadModelAwayError
 from services.api.recent import Recent
 from services.artifacts import ArtifactInfo, ArtifactStore
 from services.bus.connection import ApiError, Bus
-from services.bus.tasklog import Found, LostRaceError, TaskLog
+from services.bus.tasklog import BATCH_TOO_LARGE, Beginning, Found, LostRaceError, TaskLog
+
+_AT_ONCE: Final = 32
 
 
 class Wish(Struct, frozen=True, kw_only=True):
     """A checked body, and how the client names the task.
 
     ``named``: the id is the client's choice or its key's, so it may be there already, and ``clash`` says
-    what it then is to have sent another body. ``prefix`` is that of the request's members in the body.
+    what it then is to have sent another body. ``prefix`` is that of the request's members in the body. Of
+    tasks that are submitted together ``fingerprint`` is of them all.
     """
 
     task_id: TaskId
@@ -54,6 +57,7 @@ class Wish(Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
     prefix: str = ""
     upload: ArtifactInfo | None = None
+    batch: InBatch | None = None
 
 
 class Receipt(Struct, frozen=True):
@@ -74,16 +78,13 @@ class Submitter(Struct, frozen=True, kw_only=True):
     store: ArtifactStore
     marks: Marks
     models: KnownModels
-    admission: Admission
-    lanes: Lanes
+    placing: Placing
     recent: Recent
-    foresight: Foresight
     limits: Limits
     patience_s: float
     storage_full: Callable[[], bool]
     now: Callable[[], datetime]
     new_seed: Callable[[], int]
-    last_waiting: dict[str, Counted]
 
     def ready(self) -> None:
         """Refuse what could not be stored anyway, before it is read."""
@@ -98,39 +99,54 @@ class Submitter(Struct, frozen=True, kw_only=True):
         RejectedError for what is refused; UnavailableError where NATS does not answer, of which
         OutcomeUnknownError means that it may be stored.
         """
+        return await self.submit_all((wish,))
+
+    async def submit_all(self, wishes: Sequence[Wish]) -> Receipt:
+        """Store tasks, all or none, and give the receipt of the first, which stands for all.
+
+        Its ``sequence`` is that of the last. Errors as of ``submit``; their member names the task.
+        """
+        wish = wishes[0]
         if wish.named and (receipt := self._projected(wish)):
             return receipt
         try:
-            submission = self._submission(wish, await self._check(wish))
+            submissions = await self._checked(wishes)
             self.ready()
-            place = self._place(submission)
+            places = self.placing.reserve(submissions)
         except (RejectedError, UnavailableError):
             if wish.named and (receipt := await self._streamed(wish)):
                 return receipt
             raise
+        tasks = [
+            Beginning(Address(place.lane, one.task_id), submission)
+            for one, place, submission in zip(wishes, places, submissions, strict=True)
+        ]
         try:
-            sequence = await self._hold(place, self._store(wish, submission, place))
+            sequences = await self._hold(places, self._store(wish, tasks))
         except LostRaceError as lost:
             if receipt := _existing(wish, lost.found):
                 return receipt
             raise OutcomeUnknownError(str(lost)) from lost
         except (OutcomeUnknownError, ConnectionError) as error:
-            raise problems.outcome_unknown(task_id=wish.task_id) from error
+            raise problems.outcome_unknown(**_named(wish)) from error
         except ApiError as error:
-            raise DisconnectedError(str(error)) from error
-        self.recent.note(wish.task_id, sequence)
-        status = Status.SCHEDULED if submission.not_before else Status.QUEUED
-        return Receipt(wish.task_id, status, sequence)
+            raise _refused(error, tasks) from error
+        for one, sequence in zip(wishes, sequences, strict=True):
+            self.recent.note(one.task_id, sequence)
+        status = Status.SCHEDULED if submissions[0].not_before else Status.QUEUED
+        return Receipt(wish.task_id, status, sequences[-1])
 
-    async def _hold(self, place: Place, storing: Coroutine[None, None, int]) -> int:
-        """Keep a place while its task is being stored, and after that if it was."""
+    async def _hold(
+        self, places: Sequence[Place], storing: Coroutine[None, None, Sequence[int]]
+    ) -> Sequence[int]:
+        """Keep places while their tasks are being stored, and after that if they were."""
         try:
-            sequence = await storing
+            sequences = await storing
         except BaseException:
-            self.admission.abort(place)
+            self.placing.abort(places)
             raise
-        self.admission.commit(place, sequence)
-        return sequence
+        self.placing.commit(places, sequences)
+        return sequences
 
     def _projected(self, wish: Wish) -> Receipt | None:
         try:
@@ -150,6 +166,23 @@ class Submitter(Struct, frozen=True, kw_only=True):
         except UnavailableError:
             return None
         return _existing(wish, found)
+
+    async def _checked(self, wishes: Sequence[Wish]) -> list[AnySubmission]:
+        """Check all, some at a time; of several that are wrong the first is told."""
+        submissions = list[AnySubmission]()
+        for begin in range(0, len(wishes), _AT_ONCE):
+            found = await asyncio.gather(
+                *(self._made(wish) for wish in wishes[begin : begin + _AT_ONCE]), return_exceptions=True
+            )
+            for one in found:
+                if isinstance(one, BaseException):
+                    raise one
+                submissions.append(one)
+        return submissions
+
+    async def _made(self, wish: Wish) -> AnySubmission:
+        with _of(wish):
+            return self._submission(wish, await self._check(wish))
 
     async def _check(self, wish: Wish) -> int:
         """Check what only a look at the world can tell, and give the size of the recording, in bytes."""
@@ -174,7 +207,7 @@ class Submitter(Struct, frozen=True, kw_only=True):
         return info.size
 
     def _submission(self, wish: Wish, audio_bytes: int) -> AnySubmission:
-        return intake.submission(
+        made = intake.submission(
             wish.intake,
             now=self.now(),
             seed=self.new_seed(),
@@ -183,53 +216,52 @@ class Submitter(Struct, frozen=True, kw_only=True):
             fingerprint=wish.fingerprint,
             audio_bytes=audio_bytes,
         )
+        return replace(made, batch=wish.batch) if wish.batch else made
 
-    def _place(self, submission: AnySubmission) -> Place:
-        """Reserve room; while the read model is away, by what it said last and what came since."""
-        kind, tenant = submission.kind, submission.tenant
-        lanes = self.lanes.of(submission)
-        try:
-            row = self.model.row(readmodel.ADMISSION, kind, tenant, lanes[0].name, lanes[1].name)
-        except ReadModelAwayError:
-            row = None
-        if row is None:  # how many of which tenant waited is not kept, since there is no bound on tenants
-            counted, depths = replace(self.last_waiting.get(kind, Counted()), of_tenant=0), (0, 0)
-        else:
-            counted, depths = Counted(*row[:3]), row[3:]
-        self.last_waiting[kind] = counted
-        place = self.admission.reserve(self.admission.shorter(lanes, depths), tenant, counted)
-        if isinstance(place, Code):
-            whose = f"of the tenant {tenant}, " if place is Code.TENANT_QUEUE_FULL else ""
-            raise RejectedError(
-                place,
-                f"the queue for {kind} {whose}is full; nothing was stored",
-                retry_after_s=self.foresight.retry_after_s(kind, tenant if whose else None),
-            )
-        return place
-
-    async def _store(self, wish: Wish, submission: AnySubmission, place: Place) -> int:
-        address = Address(place.lane, wish.task_id)
+    async def _store(self, wish: Wish, tasks: Sequence[Beginning]) -> Sequence[int]:
         clock = asyncio.get_running_loop().time
         give_up_at = clock() + self.patience_s
-        await self.lanes.ensure(place.lane, self.patience_s)
-        patience_s = give_up_at - clock()
-        if submission.not_before:
-            return await self.tasklog.schedule(
-                address,
-                submission,
-                submission.not_before,
-                patience_s=patience_s,
-                any_lane=wish.named,
-                traceparent=wish.traceparent,
-            )
-        return await self.tasklog.append(
-            address,
-            TaskSubmitted(submission=submission),
-            expected=0,
-            patience_s=patience_s,
-            any_lane=wish.named,
-            traceparent=wish.traceparent,
+        for lane in {task.address.lane: None for task in tasks}:
+            await self.placing.lanes.ensure(lane, give_up_at - clock())
+        return await self.tasklog.begin(
+            tasks, patience_s=give_up_at - clock(), any_lane=wish.named, traceparent=wish.traceparent
         )
+
+
+def _named(wish: Wish) -> dict[str, str]:
+    """Give the member of a problem document that says what it is about."""
+    return {"batch_id": wish.batch.batch_id} if wish.batch else {"task_id": wish.task_id}
+
+
+@contextlib.contextmanager
+def _of(wish: Wish) -> Iterator[None]:
+    """Say of a refusal which of the tasks it is about."""
+    try:
+        yield
+    except RejectedError as error:
+        if wish.batch is None:
+            raise
+        raise of_task(wish.batch.place, error) from error
+
+
+def of_task(place: int, error: RejectedError) -> RejectedError:
+    """Name the task in what is said of one that was submitted together with others."""
+    task = f"tasks[{place}]"
+    member = f"{task}.{error.member}" if error.member else task
+    return RejectedError(error.code, f"{task}: {error.detail}", member=member, **error.extra)
+
+
+def _refused(error: ApiError, tasks: Sequence[Beginning]) -> RejectedError | UnavailableError:
+    """Say what it means that JetStream refused."""
+    if error.code != BATCH_TOO_LARGE:
+        return DisconnectedError(str(error))
+    delayed = sum(task.submission.not_before is not None for task in tasks)
+    return RejectedError(
+        Code.BATCH_TOO_LARGE,
+        f"{len(tasks)} tasks, {delayed} of them delayed, are {len(tasks) + delayed} messages, more than "
+        f"the NATS server takes at once, see limits.batch.max_msgs of its configuration: {error}",
+        member="tasks",
+    )
 
 
 def _existing(wish: Wish, found: Found) -> Receipt | None:
@@ -238,7 +270,8 @@ def _existing(wish: Wish, found: Found) -> Receipt | None:
     if task.status is Status.ABSENT:
         return None
     _check_same(wish, task.submission.fingerprint if task.submission else "")
-    first = min(recorded.sequence for recorded in found.history)
+    # Of a batch the first one's does not say where it ends.
+    first = None if wish.batch else min(recorded.sequence for recorded in found.history)
     return Receipt(wish.task_id, task.status, first, replayed=True)
 
 
@@ -246,11 +279,8 @@ def _check_same(wish: Wish, fingerprint: str) -> None:
     if fingerprint == wish.fingerprint:
         return
     named = "this id" if wish.clash is Code.TASK_EXISTS else "this Idempotency-Key"
-    raise RejectedError(
-        wish.clash,
-        f"{named} stands for a task that was made from another body",
-        task_id=wish.task_id,
-    )
+    what = "tasks that were" if wish.batch else "a task that was"
+    raise RejectedError(wish.clash, f"{named} stands for {what} made from another body", **_named(wish))
 
 
 def _kind(request: Request) -> Kind:

@@ -1,10 +1,10 @@
-"""Ending what is overdue, tasks and announcements, by the one api that holds the role.
+"""Ending what is overdue, and what else one api does for all: that which holds the role.
 
 The one rule: the role saves work and proves nothing; each end is decided on a lookup and guarded.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -18,7 +18,6 @@ from schemas.lease import Lease
 from schemas.subjects import SWEEPER
 from services.api.cancelling import purge
 from services.api.queries import ReadModel, ReadModelAwayError, address_of
-from services.api.silence import Silence
 from services.bus.connection import ApiError
 from services.bus.tasklog import LostRaceError, TaskLog
 from services.leases import Held, Leases
@@ -30,19 +29,21 @@ _PATIENCE_S: Final = 2.0
 
 
 class Sweeper:
+    """``others``: what is to be done as often beside ending overdue tasks."""
+
     def __init__(
         self,
         leases: Leases,
         tasklog: TaskLog,
         model: ReadModel,
-        silence: Silence,
+        others: Sequence[Callable[[], Awaitable[None]]],
         now: Callable[[], datetime],
         interval_s: float,
     ) -> None:
         self._leases = leases
         self._tasklog = tasklog
         self._model = model
-        self._silence = silence
+        self._jobs = (self._sweep, *others)
         self._now = now
         self._interval_s = interval_s
         self._held: Held | None = None
@@ -52,8 +53,8 @@ class Sweeper:
         while True:
             await asyncio.sleep(self._interval_s)
             if await self._is_ours():
-                await _unhindered(self._sweep)
-                await _unhindered(self._silence.end)
+                for job in self._jobs:
+                    await _unhindered(job)
 
     async def resign(self) -> None:
         """Let another take over at once."""

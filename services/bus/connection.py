@@ -54,6 +54,8 @@ _decode_json: Final = msgspec.json.Decoder().decode
 class Bus:
     """A connection that comes back by itself. Methods raise DisconnectedError while it is away."""
 
+    _client_of: type[nats.aio.client.Client] = nats.aio.client.Client
+
     def __init__(self, url: str, name: str) -> None:
         self._url = url
         self._name = name
@@ -94,7 +96,7 @@ class Bus:
             log.debug("nats.error", error=repr(error))
 
         log.info("nats.connecting", url=self._url)
-        nc = nats.aio.client.Client()
+        nc = self._client_of()
         await nc.connect(
             self._url,
             name=self._name,
@@ -169,9 +171,11 @@ class Bus:
         payload = b"" if body is None else msgspec.json.encode(body)
         return accepted(await self.request(f"$JS.API.{subject}", payload, timeout_s=timeout_s))
 
-    async def send(self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
-        """Publish without an answer; it may be lost."""
-        await self.client().publish(subject, body, headers=dict(headers) if headers else None)
+    async def send(
+        self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, reply: str = ""
+    ) -> None:
+        """Publish without an answer; it may be lost. Who gets it may answer to ``reply``."""
+        await self.client().publish(subject, body, reply=reply, headers=dict(headers) if headers else None)
 
     async def subscribe(self, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> Subscription:
         return await self.client().subscribe(subject, cb=callback)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from schemas.errors import UnavailableError
 from schemas.subjects import NANOSECOND
@@ -32,6 +33,9 @@ _HEARTBEAT: Final = "100"
 class Follower:
     """Follows ``subject`` from sequence ``start``; None: from the last message of each subject."""
 
+    _pull = BATCH
+    """How many messages are asked for at a time; twice as many are under way."""
+
     def __init__(self, bus: Bus, stream: str, subject: str, name: str, start: int | None = None) -> None:
         self._bus = bus
         self._stream = stream
@@ -42,7 +46,7 @@ class Follower:
         """Counts the consumers; what one gives out first is what there is at that time."""
         self._arrived = asyncio.Event()
         self._reset = False
-        self._buffer: list[Msg] = []
+        self._buffer: list[Any] = []  # Any: messages as ``_stored`` reads them
         self._asked = 0
         self._consumer_sequence = 0
         self.caught_up = asyncio.Event()
@@ -66,7 +70,7 @@ class Follower:
                 continue
             try:
                 inbox = self._bus.new_inbox()
-                subscription = await self._bus.subscribe(inbox, self._receive)
+                subscription = await self._subscribe(inbox)
                 async for batch in self._read(consumer, inbox):
                     yield batch
                 await subscription.unsubscribe()
@@ -74,6 +78,12 @@ class Follower:
                 continue
             finally:
                 await self._delete(consumer)
+
+    async def _subscribe(self, inbox: str) -> Subscription:
+        return await self._bus.subscribe(inbox, self._receive)
+
+    def _stored(self, message: Any) -> Stored:  # Any: what is in the buffer
+        return from_consumer(message)
 
     async def _open(self) -> str:
         self.generation += 1
@@ -115,7 +125,7 @@ class Follower:
     async def _read(self, consumer: str, inbox: str) -> AsyncIterator[list[Stored]]:
         while True:
             try:
-                if self._asked <= BATCH:
+                if self._asked <= self._pull:
                     await self._ask(consumer, inbox)
                 async with asyncio.timeout(_SILENCE_S):
                     await self._arrived.wait()
@@ -123,7 +133,7 @@ class Follower:
                 return
             self._arrived.clear()
             messages, self._buffer = self._buffer, []
-            batch = [from_consumer(message) for message in messages]
+            batch = [self._stored(message) for message in messages]
             whole = self._without_gap(batch)
             if whole:
                 yield whole
@@ -147,11 +157,11 @@ class Follower:
 
     async def _ask(self, consumer: str, inbox: str) -> None:
         request = {
-            "batch": BATCH,
+            "batch": self._pull,
             "expires": int(_EXPIRES_S * NANOSECOND),
             "idle_heartbeat": int(_EXPIRES_S / 2 * NANOSECOND),
         }
-        self._asked += BATCH
+        self._asked += self._pull
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
         await self._bus.client().publish(subject, msgspec.json.encode(request), reply=inbox)
 

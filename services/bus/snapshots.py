@@ -20,7 +20,7 @@ from services.bus.streams import STREAM_NOT_FOUND
 CHUNK_BYTES: Final = 128 * 1024
 _WINDOW_BYTES: Final = 4 * 1024 * 1024
 _ANSWER_S: Final = 60.0
-_SILENCE_S: Final = 30.0
+_SILENCE_S: Final = 30
 _RESTORING_S: Final = 3600.0
 _WHOLE: Final = "204"
 
@@ -90,24 +90,33 @@ async def snapshot(bus: Bus, stream: str) -> AsyncIterator[Snapshot]:
         await subscription.unsubscribe()
 
 
-async def _chunks(bus: Bus, stream: str, arrived: asyncio.Queue[Msg], since: float) -> AsyncIterator[bytes]:
+async def _chunks(
+    bus: Bus, stream: str, arrived: asyncio.Queue[Msg], since: float
+) -> AsyncIterator[bytes]:
     """Give chunks, and ask for more once the last was taken: by that the server sends no faster."""
     while True:
-        try:
-            async with asyncio.timeout(_SILENCE_S):
-                message = await arrived.get()
-        except TimeoutError:
-            raise BrokenOffError(f"{stream}: nothing came for {_SILENCE_S:g} s") from None
-        if bus.connected_since != since:
-            raise DisconnectedError(f"the connection to NATS was lost in the middle of {stream}")
-        if found := status(message):
-            if found != _WHOLE:
-                reason = (message.headers or {}).get("Description", "")
-                raise BrokenOffError(" ".join(f"{stream}: the server broke off, {found} {reason}".split()))
-            return
+        message = await _next(bus, stream, arrived, since)
+        if not message.data:  # the end, which has no status when all of it was less than a chunk
+            if (found := status(message)) in (None, _WHOLE):
+                return
+            reason = (message.headers or {}).get("Description", "")
+            raise BrokenOffError(" ".join(f"{stream}: the server broke off, {found} {reason}".split()))
         yield message.data
         if message.reply:
             await bus.send(message.reply)
+
+
+async def _next(bus: Bus, stream: str, arrived: asyncio.Queue[Msg], since: float) -> Msg:
+    """Wait for the next chunk; one that was sent while the connection was away is lost."""
+    for _ in range(_SILENCE_S):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                message = await arrived.get()
+                if bus.connected_since == since:
+                    return message
+        if bus.connected_since != since:
+            raise DisconnectedError(f"the connection to NATS was lost in the middle of {stream}")
+    raise BrokenOffError(f"{stream}: nothing came for {_SILENCE_S} s")
 
 
 async def restore(bus: Bus, wanted: Description, chunks: Iterable[bytes]) -> State:

@@ -5,9 +5,9 @@ id, so that a lost answer is told from a lost race.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -25,12 +25,14 @@ from services.bus.stored import from_direct_get, recorded
 WRONG_LAST_SEQUENCE: Final = 10071
 SAME_GUARD_IN_FLIGHT: Final = 10164
 TOO_MANY_BATCHES: Final = 10176
+BATCH_TOO_LARGE: Final = 10199
 DUPLICATE_BATCH: Final = 10201
 _CONFLICTS: Final = frozenset({WRONG_LAST_SEQUENCE, DUPLICATE_BATCH})
 _AGAIN: Final = frozenset({SAME_GUARD_IN_FLIGHT, TOO_MANY_BATCHES})
 _TRY_S: Final = 0.8  # less than half of what a client waits, so that there is a second try
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 1.0
+_BREATHE_AFTER: Final = 50
 
 
 class Found(Struct, frozen=True):
@@ -43,6 +45,19 @@ class Found(Struct, frozen=True):
 
     def sequence_of(self, event_id: EventId) -> int | None:
         return next((r.sequence for r in self.history if r.event_id == event_id), None)
+
+
+class Beginning(Struct, frozen=True):
+    """A task to be: TaskSubmitted, or TaskScheduled and its schedule where it is not to start before."""
+
+    address: Address
+    submission: AnySubmission
+
+
+class _Message(NamedTuple):
+    subject: str
+    body: bytes
+    headers: dict[str, str]
 
 
 class LostRaceError(ConflictError):
@@ -116,55 +131,68 @@ class TaskLog:
             publish, address.task_id, lookup_address, EventId(headers[envelope.EVENT_ID]), patience_s
         )
 
-    async def schedule(
+    async def begin(
         self,
-        address: Address,
-        submission: AnySubmission,
-        not_before: datetime,
+        tasks: Sequence[Beginning],
         *,
         patience_s: float,
         any_lane: bool = False,
         traceparent: str | None = None,
-    ) -> int:
-        """Store TaskScheduled and the schedule that will submit the task, both or neither."""
-        task_id = address.task_id
-        guard = any_guard(task_id) if any_lane else address.guard
-        scheduled = TaskScheduled(submission=submission)
-        first = {
-            **self._attributes(task_id, scheduled, traceparent),
-            **envelope.guarded(0, guard),
-        }
-        submitted = TaskSubmitted(submission=submission)
-        second = {
-            **self._attributes(task_id, submitted, traceparent),
-            **envelope.schedule(not_before, address.subject(TaskSubmitted)),
-        }
-        batch = [
-            (address.subject(TaskScheduled), events.encode(scheduled), first),
-            (schedule_subject(task_id), events.encode(submitted), second),
-        ]
+    ) -> list[int]:
+        """Store tasks, all or none, in one atomic batch, and give the sequence of each one's first event.
+
+        A task is a message, a delayed one two. ``any_lane``: the first, which stands for all, is refused in
+        whichever lane it may be. Errors as of ``append``; ApiError(BATCH_TOO_LARGE): so many are not taken.
+        """
+        messages, offsets = list[_Message](), list[int]()
+        for task in tasks:
+            offsets.append(len(messages))
+            messages += self._first(task, traceparent, any_lane=any_lane and not messages)
+            if len(offsets) % _BREATHE_AFTER == 0:
+                await asyncio.sleep(0)
+        address, first_id = tasks[0].address, EventId(messages[0].headers[envelope.EVENT_ID])
 
         async def publish(timeout_s: float) -> int:
-            return await self._publish_batch(batch, timeout_s)
+            return await self._publish_batch(messages, timeout_s)
 
-        event_id = EventId(first[envelope.EVENT_ID])
         lookup_address = None if any_lane else address
-        return await self._persist(publish, task_id, lookup_address, event_id, patience_s)
+        first = await self._persist(publish, address.task_id, lookup_address, first_id, patience_s)
+        return [first + offset for offset in offsets]
 
-    async def _publish_batch(self, batch: list[tuple[str, bytes, dict[str, str]]], timeout_s: float) -> int:
+    def _first(self, task: Beginning, traceparent: str | None, *, any_lane: bool) -> list[_Message]:
+        """Give a task's first message, and after it the schedule of one that is to start later."""
+        address, submission = task.address, task.submission
+        task_id = address.task_id
+        guard = any_guard(task_id) if any_lane else address.guard
+        submitted = TaskSubmitted(submission=submission)
+        first = TaskScheduled(submission=submission) if submission.not_before else submitted
+        headers = {**self._attributes(task_id, first, traceparent), **envelope.guarded(0, guard)}
+        message = _Message(address.subject(type(first)), events.encode(first), headers)
+        if submission.not_before is None:
+            return [message]
+        headers = {
+            **self._attributes(task_id, submitted, traceparent),
+            **envelope.schedule(submission.not_before, address.subject(TaskSubmitted)),
+        }
+        return [message, _Message(schedule_subject(task_id), events.encode(submitted), headers)]
+
+    async def _publish_batch(self, messages: Sequence[_Message], timeout_s: float) -> int:
         """Store messages atomically and give the sequence of the first."""
+        if len(messages) == 1:
+            return await self._bus.publish(*messages[0], timeout_s)
         batch_id = self._new_event_id()
-        *head, last = batch
+        *head, last = messages
         for number, (subject, body, headers) in enumerate(head, 1):
             marks = {"Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(number)}
             await self._bus.send(subject, body, {**headers, **marks})
-        subject, body, headers = last
+            if number % _BREATHE_AFTER == 0:
+                await asyncio.sleep(0)
         marks = {
             "Nats-Batch-Id": batch_id,
-            "Nats-Batch-Sequence": str(len(batch)),
+            "Nats-Batch-Sequence": str(len(messages)),
             "Nats-Batch-Commit": "1",
         }
-        sequence = await self._bus.publish(subject, body, {**headers, **marks}, timeout_s)
+        sequence = await self._bus.publish(last.subject, last.body, {**last.headers, **marks}, timeout_s)
         return sequence - len(head)
 
     async def _persist(

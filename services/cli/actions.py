@@ -1,4 +1,4 @@
-"""The commands that end tasks and make them again, as click sees them.
+"""The commands that end tasks, erase them and make them again, as click sees them.
 
 The one rule: they act on the ids that are named, or on what a filter means, and never on both.
 """
@@ -45,6 +45,17 @@ def cancel(ids: tuple[str, ...], url: str, **flags: Any) -> None:  # Any: as cli
     if ids:
         run(many.cancel_each(url, ids, reason, as_json=as_json))
     run(many.cancel(url, chosen, reason, yes=flags["yes"], as_json=as_json))
+
+
+@click.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@_yes
+@addressed
+def erase(ids: tuple[str, ...], url: str, *, yes: bool, as_json: bool) -> None:
+    """Erase for good what finished tasks were asked for and what came of them; the facts stay."""
+    from services.cli import many  # noqa: PLC0415 - see commands
+
+    run(many.erase_each(url, ids, yes=yes, as_json=as_json))
 
 
 @click.command()

@@ -4,6 +4,9 @@ The one rule: nothing but click is imported here, so that ``--help`` is quick; a
 needs.
 """
 
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
 import click
 
 from services.cli.filtering import filtered
@@ -11,6 +14,18 @@ from services.cli.running import addressed, run
 
 _ids = click.argument("ids", metavar="ID...", nargs=-1, required=True)
 _id = click.argument("task_id", metavar="ID")
+_THEN: Final = ("at_seq", "at")
+F = TypeVar("F", bound=Callable[..., Any])  # Any: a command, whatever its parameters
+
+
+def _then(command: F) -> F:
+    """Give a command the options that ask for how it was."""
+    at = click.option("--at", metavar="TIME", help="As it was then, as 2026-11-24T09:00:00Z.")
+    return click.option("--at-seq", metavar="N", help="As it was right after that sequence.")(at(command))
+
+
+def _moment(flags: dict[str, str | None]) -> dict[str, str]:
+    return {name: text for name in _THEN if (text := flags[name]) is not None}
 
 
 @click.command()
@@ -26,22 +41,35 @@ def watch(ids: tuple[str, ...], url: str, *, as_json: bool) -> None:
 @click.command()
 @_id
 @click.option("-o", "--output", metavar="FILE", help="Write the result there; - is standard output.")
+@_then
 @addressed
-def get(task_id: str, output: str | None, url: str, *, as_json: bool) -> None:
-    """Show a task, or with -o fetch its result."""
+def get(task_id: str, output: str | None, url: str, *, as_json: bool, **then: str | None) -> None:
+    """Show a task, as it is or as it was, or with -o fetch its result."""
     from services.cli import lists  # noqa: PLC0415 - see the rule
 
-    run(lists.get(url, task_id, output, as_json=as_json))
+    run(lists.get(url, task_id, output, _moment(then), as_json=as_json))
+
+
+@click.command()
+@click.argument("batch_id", metavar="ID")
+@click.option("--wait", is_flag=True, help="Wait until all have ended.")
+@addressed
+def batch(batch_id: str, url: str, *, wait: bool, as_json: bool) -> None:
+    """Show how many tasks of a batch are in which status."""
+    from services.cli import batches  # noqa: PLC0415 - see the rule
+
+    run(batches.batch(url, batch_id, wait=wait, as_json=as_json))
 
 
 @click.command()
 @_id
+@_then
 @addressed
-def history(task_id: str, url: str, *, as_json: bool) -> None:
-    """Show what happened to a task, and when."""
+def history(task_id: str, url: str, *, as_json: bool, **then: str | None) -> None:
+    """Show what happened to a task, and how long its attempts waited and ran."""
     from services.cli import lists  # noqa: PLC0415 - see the rule
 
-    run(lists.history(url, task_id, as_json=as_json))
+    run(lists.history(url, task_id, _moment(then), as_json=as_json))
 
 
 @click.command()
@@ -59,12 +87,13 @@ def tasks(url: str, *, follow: bool, as_json: bool, **query: str | int | None) -
 
 
 @click.command()
+@_then
 @addressed
-def queues(url: str, *, as_json: bool) -> None:
-    """List the queues and what waits in them."""
+def queues(url: str, *, as_json: bool, **then: str | None) -> None:
+    """List the queues and what waits in them, or waited then."""
     from services.cli import lists  # noqa: PLC0415 - see the rule
 
-    run(lists.queues(url, as_json=as_json))
+    run(lists.queues(url, _moment(then), as_json=as_json))
 
 
 @click.command()

@@ -18,7 +18,9 @@ _USERS: Final = {
     "watch": "services.cli.commands",
     "get": "services.cli.commands",
     "history": "services.cli.commands",
+    "batch": "services.cli.commands",
     "cancel": "services.cli.actions",
+    "erase": "services.cli.actions",
     "tasks": "services.cli.commands",
     "dead": "services.cli.actions",
     "replay": "services.cli.actions",
@@ -30,15 +32,15 @@ _USERS: Final = {
     "top": "services.cli.commands",
     "simulate": "services.cli.simulate",
 }
-_HERE: Final = ("doctor", "config", "completion")
+_HERE: Final = ("backup", "restore", "doctor", "config", "completion")
 EPILOG: Final = """\b
 Exit codes:
   0    done
   1    a task failed, was cancelled or expired; doctor found something;
        a process could not start
-  2    wrong usage, or a file that is not there or cannot be written
-  3    refused by the api, which says why
-  4    the api cannot be reached, or can do nothing just now: try again
+  2    wrong usage, or a file that is not there, not whole or cannot be written
+  3    refused by the api, or by NATS, which says why
+  4    the api, or NATS, cannot be reached, or can do nothing just now: try again
   130  interrupted by Ctrl-C; a task that was submitted goes on
 """
 

@@ -10,18 +10,20 @@ import click
 import msgspec
 
 from schemas.task import FINAL, Status
-from services.cli import results, show, tables
+from services.cli import results, show, tables, timings
 from services.cli.client import API, Api, Json, connected, task_path
 from services.cli.failures import EndError, Exit
 from services.cli.running import say
 
 
-async def get(url: str, task_id: str, output: str | None, *, as_json: bool) -> Exit:
+async def get(
+    url: str, task_id: str, output: str | None, then: Mapping[str, str], *, as_json: bool
+) -> Exit:
     """Show a task, or fetch its result."""
     if output is not None:
         results.check(output, 1, as_json=as_json)
     async with connected(url, say) as api:
-        content = await api.get(task_path(task_id))
+        content = await api.get(task_path(task_id), then)
         document = api.decoded(content)
         if as_json:
             click.echo(content)
@@ -41,21 +43,27 @@ async def _fetch(api: Api, document: Json, output: str) -> Exit:
     return Exit.DONE
 
 
-async def history(url: str, task_id: str, *, as_json: bool) -> None:
-    """Show what happened to a task, with the time since its submission."""
+async def history(url: str, task_id: str, then: Mapping[str, str], *, as_json: bool) -> None:
+    """Show what happened to a task, with the time since its submission, and its attempts."""
     async with connected(url, say) as api:
         path, after = task_path(task_id, "/events"), 0
         events: list[Json] = []
         while True:
-            page = await api.json(path, {"last_event_id": str(after)})
+            page = await api.json(path, {"last_event_id": str(after), **then})
             events += page["events"]
             if page["next"] is None:
                 break
             after = page["next"]
-    if as_json:
-        click.echo(msgspec.json.encode({"events": events, "next": None}))
-    else:
-        tables.printed(show.HISTORY, show.history_rows(events), "no events")
+        if as_json:
+            click.echo(msgspec.json.encode({"events": events, "next": None}))
+            return
+        document = await api.json(task_path(task_id), then)
+    tables.printed(show.HISTORY, show.history_rows(events), "no events")
+    if attempts := timings.rows(document, None if then else tables.now_for_people()):
+        click.echo()
+        tables.printed(timings.ATTEMPTS, attempts, "")
+    if then:
+        click.echo(f"\n{show.stood(document)}")
 
 
 async def dead(url: str, query: Mapping[str, str], *, as_json: bool) -> None:
@@ -137,12 +145,15 @@ async def backends(url: str, *, as_json: bool) -> None:
         tables.printed(show.BACKENDS, rows, "no backends; set IMAGE_GEN_URL_1 or WHISPER_URL, or add one")
 
 
-async def queues(url: str, *, as_json: bool) -> None:
+async def queues(url: str, then: Mapping[str, str], *, as_json: bool) -> None:
     """List the queues."""
     async with connected(url, say) as api:
-        content = await api.get(f"{API}/queues")
+        content = await api.get(f"{API}/queues", then)
     if as_json:
         click.echo(content)
+    elif then:
+        rows = [show.past_queue_row(queue) for queue in api.decoded(content)["queues"]]
+        tables.printed(show.PAST_QUEUES, rows, "no queues: nothing waited and nothing ran")
     else:
         now = tables.now_for_people()
         rows = [show.queue_row(queue, now) for queue in api.decoded(content)["queues"]]

@@ -1,4 +1,4 @@
-"""Cancelling tasks and making them again, one by one or all that a filter means.
+"""Cancelling tasks, erasing them and making them again, one by one or all that a filter means.
 
 The one rule: an action on many is asked about before and counted after; what an api does in several calls
 is one command here.
@@ -67,6 +67,18 @@ async def cancel(
     say(f"{_count(cancelled)} cancelled")
 
 
+async def erase_each(url: str, ids: Sequence[str], *, yes: bool, as_json: bool) -> None:
+    """Erase tasks by their ids, and say of each what came of it."""
+    _confirmed(f"erase {_count(len(ids))} for good", yes=yes)
+    async with connected(url, say) as api:
+        for task_id in ids:
+            content = await api.delete(task_path(task_id, "/content"))
+            answer = api.decoded(content)
+            click.echo(content if as_json else f"{task_id} {answer['outcome']}")
+            if answer["kept"]:
+                say(f"the recording {answer['kept']} stays: a task that has not ended needs it")
+
+
 async def replay(task_id: str, members: Sequence[str], flags: Json, wanted: Wanted) -> Exit:
     """Submit a task again."""
     submit.check(wanted)
@@ -130,7 +142,12 @@ async def _agreed(api: Api, what: str, chosen: Mapping[str, str], statuses: str,
     count = f"{_MOST} tasks or more" if found["next"] else _count(len(found["tasks"]))
     if not found["tasks"]:
         raise EndError(Exit.DONE, "no tasks match")
-    if not click.confirm(f"{what} {count}?", err=True):
+    _confirmed(f"{what} {count}", yes=yes)
+
+
+def _confirmed(what: str, *, yes: bool) -> None:
+    """Go on where a person at a terminal agrees; a script has said what it wants."""
+    if not yes and sys.stdin.isatty() and not click.confirm(f"{what}?", err=True):
         raise EndError(Exit.DONE, "nothing was done")
 
 

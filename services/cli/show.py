@@ -56,6 +56,7 @@ QUEUES: Final[Row] = (
         "PAUSED",
     ),
 )
+PAST_QUEUES: Final[Row] = ("KIND", "MODEL", "WAITING", "SCHEDULED", "RETRYING", "RUNNING")
 HISTORY: Final[Row] = ("SEQUENCE", "AFTER", "EVENT", "WHAT")
 
 
@@ -88,6 +89,11 @@ def outcome(document: Json) -> str:
     return clean(f"task {document['task_id']} is {document['status']}{reason}")
 
 
+def stood(document: Json) -> str:
+    """Say in one line how a task was, from its document as it was then."""
+    return f"as of then it is {document['status']}, since sequence {document['sequence']}"
+
+
 def summary(document: Json, url: str, now: datetime | None = None) -> list[str]:
     """Give a task's document as a page; ``now`` as for a row."""
     rows: list[Row] = [
@@ -98,18 +104,33 @@ def summary(document: Json, url: str, now: datetime | None = None) -> list[str]:
     ]
     if stands := standing.sentence(document, now):
         rows.insert(2, ("line", stands))
-    members = ("user", "submitted_at", "not_before", "started_at", "finished_at")
+    members = ("user", "submitted_at", "not_before", "started_at", "finished_at", "erased_at")
     rows += [
-        (name.removesuffix("_at").replace("_", " "), document[name]) for name in members if document[name]
+        (name.removesuffix("_at").replace("_", " "), document[name])
+        for name in members
+        if document.get(name)
     ]
     if document["tags"]:
         rows.append(("tags", ", ".join(document["tags"])))
     rows += [(f"attempt {attempt['attempt']}", _attempt(attempt)) for attempt in document["attempts"]]
     if error := document.get("error"):
         rows.append(("error", f"{error['message']} ({error['code']})"))
-    rows += [("result", result(artifact, url)) for artifact in document["artifacts"]]
+    if not document.get("erased_at"):
+        rows += [("result", result(artifact, url)) for artifact in document["artifacts"]]
     if document.get("text"):
         rows.append(("text", document["text"]))
+    return [f"{name:<10}  {clean(value)}".rstrip() for name, value in rows]
+
+
+def batch(document: Json) -> list[str]:
+    """Give a batch as a page: how many of its tasks are where."""
+    counts = [f"{count} {status}" for status, count in document["counts"].items() if count]
+    rows: list[Row] = [
+        ("batch", document["batch_id"]),
+        ("tasks", f"{document['size']}: {', '.join(counts)}"),
+    ]
+    members = ("user", "submitted_at", "finished_at")
+    rows += [(name.removesuffix("_at"), document[name]) for name in members if document[name]]
     return [f"{name:<10}  {clean(value)}".rstrip() for name, value in rows]
 
 
@@ -247,6 +268,11 @@ def queue_row(queue: Json, now: datetime | None = None) -> Row:
         standing.error(queue),
         _paused(queue["paused"], now),
     )
+
+
+def past_queue_row(queue: Json) -> Row:
+    counts = ("waiting", "scheduled", "retrying", "running")
+    return (queue["kind"], clean(queue["model"]), *(str(queue[name]) for name in counts))
 
 
 def _paused(held: Json | None, now: datetime | None) -> str:

@@ -78,6 +78,21 @@ def image(prompt: str, **flags: Any) -> None:  # Any: as click gives them
 
 @submit.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--idempotency-key", "key", help="The same key and tasks are the same batch.")
+@click.option("--wait", is_flag=True, help="Wait until all have ended.")
+@addressed
+def batch(file: str, key: str | None, url: str, *, wait: bool, as_json: bool) -> None:
+    """Submit the tasks of FILE, all or none, and print the batch's id.
+
+    FILE has a JSON object a line, or is a JSON array; - reads it from standard input.
+    """
+    from services.cli import batches  # noqa: PLC0415 - see commands
+
+    run(batches.submit(url, file, key, wait=wait, as_json=as_json))
+
+
+@submit.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--language", help="Of the recording, as en.")
 @click.option("--prompt", help="Words that may come up.")
 @click.option("--temperature", type=float, help="From 0, the surest words, to 1.")

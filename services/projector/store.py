@@ -5,20 +5,17 @@ The one rule: rows and checkpoint are committed together, in one hop to the writ
 
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
 import aiosqlite
 from msgspec import Struct
 
-from schemas import readmodel, views
+from schemas import readmodel
 from schemas.errors import TaskfoldError
-from schemas.ids import TaskId
-from schemas.subjects import parse_subject
-from schemas.task import fold as fold_task
 from services.bus.stored import Stored, recorded
-from services.projector.projections import MOMENT, Fold, Known, decode_state
+from services.projector.folding import fold_into, in_transaction
 
 T = TypeVar("T")
 
@@ -65,10 +62,13 @@ class Store:
         return await self._hop(lambda db: self._fold_and_checkpoint(db, batch))
 
     def _fold_and_checkpoint(self, database: sqlite3.Connection, batch: list[Stored]) -> int:
-        ignored = _fold_into(database, batch)
-        if _size(self._wal) > CHECKPOINT_BYTES:
+        told = [recorded(stored) for stored in batch]
+        folded = fold_into(database, told, batch[-1].sequence)
+        if folded.erased:
+            self._checkpoint_file(database, "TRUNCATE")  # the log of writes still has what was erased
+        elif _size(self._wal) > CHECKPOINT_BYTES:
             self._checkpoint_file(database, "PASSIVE")
-        return ignored
+        return folded.ignored
 
     def _checkpoint_file(self, database: sqlite3.Connection, mode: str) -> None:
         """Move the write-ahead log into the file, which nobody else ever writes."""
@@ -77,7 +77,7 @@ class Store:
 
     async def apply_progress(self, rows: list[tuple[object, ...]]) -> None:
         """Store the latest progress of running attempts."""
-        await self._hop(lambda db: _in_transaction(db, [(readmodel.UPSERT_PROGRESS, rows)]))
+        await self._hop(lambda db: in_transaction(db, [(readmodel.UPSERT_PROGRESS, rows)]))
 
     async def _hop(self, act: Callable[[sqlite3.Connection], T]) -> T:
         """Run on the writer's thread as one piece; aiosqlite says no public word for that."""
@@ -164,66 +164,3 @@ def put_in_place(built: Path, path: Path) -> None:
     for other in path.parent.glob(f"{path.name}[.-]*"):
         if not other.name.startswith(built.name):
             other.unlink(missing_ok=True)
-
-
-def _fold_into(database: sqlite3.Connection, batch: list[Stored]) -> int:
-    fold = _fold_from(database, batch[-1].sequence)
-    for stored in batch:
-        address, event = recorded(stored)
-        if address is not None and fold.missing(event.task_id):
-            fold.remember(event.task_id, _load(database, event.task_id))
-        fold.apply(event, address)
-    last = batch[-1].sequence
-    _in_transaction(
-        database,
-        [
-            (readmodel.UPSERT_TASK, fold.tasks()),
-            (readmodel.INSERT_TAG, fold.tags),
-            (readmodel.INSERT_EVENT, fold.events),
-            (readmodel.DELETE_EVENTS, fold.erased),
-            (readmodel.FORGET, ((number,) for number, _ in fold.erased)),
-            (readmodel.DELETE_PROGRESS, fold.not_running()),
-            (readmodel.ADD_COUNT, fold.counts()),
-            (readmodel.ADD_LANE_DEPTH, fold.depths()),
-            (readmodel.ADD_QUEUE, fold.queues()),
-            (readmodel.ADD_BATCH, fold.batches()),
-            (readmodel.END_BATCH, fold.ended_batches()),
-            (readmodel.INSERT_MOMENT, fold.moments),
-            (readmodel.SET_CHECKPOINT, [(last, fold.ignored, last)]),
-        ],
-    )
-    return fold.ignored
-
-
-def _fold_from(database: sqlite3.Connection, last: int) -> Fold:
-    """Begin a fold where the file is; how the queues stand is read only if it comes past a moment."""
-    [(sequence, *_)] = database.execute(readmodel.GET_CHECKPOINT).fetchall()
-    rows = database.execute(readmodel.GET_QUEUES) if sequence // MOMENT != last // MOMENT else ()
-    return Fold(sequence, {(kind, model): numbers for kind, model, *numbers in rows})
-
-
-def _load(database: sqlite3.Connection, task_id: TaskId) -> Known | None:
-    row = database.execute(readmodel.GET_STATE, (task_id,)).fetchone()
-    if row is None:
-        return None
-    number, prefix, state = row
-    address, _ = parse_subject(f"{prefix}.state")
-    if state is not None:
-        return Known(number, decode_state(state), address)
-    # Little follows an end, so of what ended the state is not kept beside its events.
-    wires = database.execute(readmodel.HISTORY_OF_TASK, (number,)).fetchall()
-    return Known(number, fold_task(task_id, (views.recorded(wire) for (wire,) in wires)), address)
-
-
-def _in_transaction(
-    database: sqlite3.Connection, statements: list[tuple[str, Iterable[tuple[object, ...]]]]
-) -> None:
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        for statement, rows in statements:
-            database.executemany(statement, rows)
-        database.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            database.execute("ROLLBACK")
-        raise

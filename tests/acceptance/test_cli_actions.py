@@ -3,6 +3,7 @@
 import contextlib
 
 from schemas.ids import TaskId, parse_task_id
+from services.cli import show
 from services.gpusim.model import Fault
 from tests.acceptance.test_cli import UNKNOWN, Ran, Terminal, User, user
 from tests.cluster import eventually
@@ -110,3 +111,49 @@ async def test_a_person_is_asked_before_many_are_cancelled(user: User) -> None:
             terminal.types(f"{answer}\n")
             assert await terminal.ended() == 0
         assert {(await user.cluster.document(task_id))["status"] for task_id in waiting} == statuses
+
+
+async def test_the_past_of_a_task_and_of_the_queues_is_shown(user: User) -> None:
+    task_id = await user.done()
+    whole = await user.run("history", task_id)
+    assert whole.code == 0, whole.err
+    events, attempts = whole.text.split("\n\n")
+    started = next(line.split()[0] for line in events.splitlines() if "task.started" in line)
+    assert attempts.splitlines()[0].split() == ["ATTEMPT", "BACKEND", "WAITED", "RAN", "OUTCOME"]
+    assert attempts.split()[5:7] == ["1", "image-1"]
+    assert attempts.split()[-1] == "done"
+
+    then = await user.run("history", task_id, "--at-seq", started)
+    assert (then.code, "task.done" in then.text) == (0, False), then.err
+    assert then.text.endswith(f"as of then it is RUNNING, since sequence {started}\n")
+    shown = await user.run("get", task_id, "--at-seq", started, "--json")
+    assert (shown.json["status"], shown.json["sequence"]) == ("RUNNING", int(started))
+    queues = await user.run("queues", "--at-seq", started)
+    assert queues.text.splitlines()[0].split() == list(show.PAST_QUEUES)
+    assert queues.text.splitlines()[1].split() == ["image", "any", "0", "0", "0", "1"]
+    assert (await user.run("queues", "--at", "2020-01-01T00:00:00Z")).text.splitlines()[1:] == []
+    refused = await user.run("get", task_id, "--at", "yesterday")
+    assert (refused.code, "member at" in refused.err) == (3, True)
+
+
+async def test_what_is_erased_is_no_longer_known_and_what_has_not_ended_stays(user: User) -> None:
+    first, second, waiting = await user.done(), await user.done(), await user.id("--delay-s", "3600")
+    with contextlib.closing(Terminal(user, "erase", first, second)) as terminal:
+        await terminal.shows("erase 2 tasks for good? [y/N]")
+        terminal.types("n\n")
+        assert await terminal.ended() == 0
+    assert (await user.cluster.document(first))["request"]["prompt"] == "a red fox"
+
+    erased = await user.run("erase", first, second, "--yes")
+    assert (erased.code, erased.text) == (0, f"{first} ERASED\n{second} ERASED\n"), erased.err
+    again = await user.run("erase", first, waiting, "--json")
+    assert (again.code, again.json["outcome"]) == (3, "ALREADY_ERASED")
+    assert "not_finished" in again.err
+
+    async def gone() -> bool:
+        return (await user.cluster.document(first))["request"]["prompt"] is None
+
+    await eventually(gone, "it is erased for readers too")
+    assert "a red fox" not in (await user.run("history", first, "--json")).text
+    fetched = await user.run("get", first, "-o", "fox.png")
+    assert (fetched.code, "expired_artifact" in fetched.err) == (3, True)

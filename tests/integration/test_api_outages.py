@@ -16,6 +16,7 @@ from services import clock
 from services.api import storage
 from services.api.main import serve
 from services.bus.connection import Bus
+from services.bus.tasklog import Beginning
 from services.process import StartError
 from tests.api import Rig, eventually, form, running, running_api, settings_for, wav
 from tests.nats import NatsServer
@@ -204,10 +205,13 @@ async def test_an_overdue_schedule_goes_with_its_task(nats_server: NatsServer, t
         assert found.task.submission
         assert found.task.status is Status.SCHEDULED
         other = clock.new_task_id()
-        past = replace(found.task.submission, start_deadline=clock.now() - timedelta(seconds=1))
-        later = clock.now() + timedelta(hours=1)
+        submission = replace(
+            found.task.submission,
+            not_before=clock.now() + timedelta(hours=1),
+            start_deadline=clock.now() - timedelta(seconds=1),
+        )
         address = subjects.Address(found.address.lane, other)
-        await rig.tasklog.schedule(address, past, later, patience_s=5)
+        await rig.tasklog.begin([Beginning(address, submission)], patience_s=5)
         shown = await rig.ask("GET", f"{TASKS}/{other}?wait=20")
         assert shown.json["status"] == "EXPIRED"
         info = await rig.bus.api("STREAM.INFO.TASKS", {"subjects_filter": "sched.>"})

@@ -60,6 +60,23 @@ async def test_a_task_is_shown_as_it_was_at_each_time(nats_server: NatsServer, t
         assert late.json == (await rig.ask("GET", f"{TASKS}/{task_id}")).json
 
 
+async def test_a_history_is_shown_up_to_a_moment(nats_server: NatsServer, tmp_path: Path) -> None:
+    async with running(settings_for(nats_server, tmp_path)) as rig:
+        task_id, steps = await lived(rig)
+        path, as_json = f"{TASKS}/{task_id}/events", {"Accept": "application/json"}
+        whole = (await rig.ask("GET", path, headers=as_json)).json["events"]
+        for sequence, _ in steps:
+            shown = (await rig.ask("GET", f"{path}?at_seq={sequence}", headers=as_json)).json
+            assert shown == {"events": [one for one in whole if one["sequence"] <= sequence], "next": None}
+        [first, second, _] = whole
+        later = f"{path}?at_seq={second['sequence']}&last_event_id={first['sequence']}"
+        assert (await rig.ask("GET", later, headers=as_json)).json["events"] == [second]
+        early = await rig.ask("GET", f"{path}?at=2020-01-01T00:00:00Z", headers=as_json)
+        assert early.json == {"events": [], "next": None}
+        streamed = await rig.ask("GET", f"{path}?at_seq={steps[0][0]}")
+        assert streamed.refusal() == (422, "conflicting_members", "Accept")
+
+
 async def test_a_moment_that_is_none_is_refused(nats_server: NatsServer, tmp_path: Path) -> None:
     async with running(settings_for(nats_server, tmp_path)) as rig:
         task_id, steps = await lived(rig)

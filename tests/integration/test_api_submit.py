@@ -102,7 +102,6 @@ REFUSALS: list[tuple[str, str, Json, tuple[int, str, str | None]]] = [
         {"json": {"kind": "image", "request": {"prompt": "x"}}, "headers": {"idempotency-key": "k"}},
         (422, "conflicting_members", "Idempotency-Key"),
     ),
-    ("POST", f"{TASKS}/batch", {"json": {}}, (404, "unknown_route", None)),
     ("POST", f"{TASKS}/{UNKNOWN}/replay", {}, (404, "unknown_task", None)),
     ("GET", "/api/v1/nothing", {}, (404, "unknown_route", None)),
     ("GET", "/", {}, (404, "unknown_route", None)),

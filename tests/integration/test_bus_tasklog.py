@@ -4,6 +4,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from schemas.events import TaskCancelled, TaskDone, TaskEvent, TaskStarted, TaskSubmitted, Usage
 from schemas.ids import BackendId
@@ -13,7 +14,7 @@ from schemas.task import Status
 from services import clock
 from services.bus.connection import Bus
 from services.bus.streams import ensure_stream, stream_info
-from services.bus.tasklog import LostRaceError, TaskLog
+from services.bus.tasklog import Beginning, LostRaceError, TaskLog
 from services.init.main import prepare
 from services.settings import Settings
 from tests.cluster import eventually
@@ -79,12 +80,13 @@ async def test_a_lookup_folds_the_state_and_knows_what_to_expect_next(log: TaskL
 async def test_a_schedule_and_its_event_are_stored_together_and_fire(log: TaskLog, bus: Bus) -> None:
     where = address()
     soon = clock.now() + timedelta(seconds=1)
-    sequence = await log.schedule(where, SUBMITTED.submission, soon, patience_s=2)
+    delayed = Beginning(where, replace(SUBMITTED.submission, not_before=soon))
+    [sequence] = await log.begin([delayed], patience_s=2)
 
     found = await log.lookup(where.task_id, where)
     assert (found.task.status, found.last) == (Status.SCHEDULED, sequence)
     with pytest.raises(LostRaceError):
-        await log.schedule(where, SUBMITTED.submission, soon, patience_s=2)
+        await log.begin([delayed], patience_s=2)
     assert (await stream_info(bus, "TASKS")).last == sequence + 1
 
     async def fired() -> bool:

@@ -33,7 +33,7 @@ from services.api.queries import ReadModel
 from services.api.recent import Recent
 from services.api.sweeper import Sweeper
 from services.bus.connection import Bus, Msg
-from services.bus.tasklog import Found, TaskLog
+from services.bus.tasklog import Beginning, Found, TaskLog
 from services.bus.tickets import Away, Puller
 from services.dispatcher.decider import Again, End, Start, handed_back, with_ticket
 from services.dispatcher.instances import Slot
@@ -219,7 +219,7 @@ async def test_a_delayed_task_never_runs_after_a_cancel_that_was_answered_so(
         where = Address(LANE, clock.new_task_id())
         fired[where.task_id] = asyncio.Event()
         submission = ImageSubmission(request=picture(), not_before=soon)
-        await log.schedule(where, submission, soon, patience_s=5)
+        await log.begin([Beginning(where, submission)], patience_s=5)
     tasks = list(fired)
 
     async def cancel(number: int) -> str:

@@ -21,7 +21,9 @@ USERS = (
         "watch",
         "get",
         "history",
+        "batch",
         "cancel",
+        "erase",
         "tasks",
         "dead",
         "replay",
@@ -34,7 +36,7 @@ USERS = (
         "simulate",
     ),
 )
-COMMANDS = (*USERS, "doctor", "config", "completion", *PROCESSES)
+COMMANDS = (*USERS, "backup", "restore", "doctor", "config", "completion", *PROCESSES)
 WITH_SETTINGS = ("up", "init", "api", "projector", "dispatcher", "config", "doctor")
 
 

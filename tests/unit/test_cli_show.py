@@ -60,6 +60,13 @@ class TestEvents:
             show.summary(document(request={"prompt": "\x1b]0;title\x07"}), "http://a")
         )
 
+    def test_the_page_of_an_erased_task_says_so_and_offers_no_result(self) -> None:
+        picture = {"url": "/api/images/x-1-0", "media_type": "image/png", "bytes": 7}
+        erased = document(artifacts=[picture], request={"prompt": None}, erased_at="2026-11-24T12:00:00Z")
+        page = "\n".join(show.summary(erased, "http://a"))
+        assert "erased      2026-11-24T12:00:00Z" in page
+        assert "result" not in page
+
     def test_a_history_tells_the_time_since_the_submission(self) -> None:
         rows = show.history_rows([event("submitted"), event("started", 1.25, attempt=1)])
         assert [row[1] for row in rows] == ["+0.000 s", "+1.250 s"]

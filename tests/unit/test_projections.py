@@ -2,19 +2,22 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from schemas import views
-from schemas.events import TOKENS, Recorded, TaskEvent, Undecodable
+from schemas.events import TOKENS, Recorded, TaskErased, TaskEvent, Undecodable
 from schemas.ids import TaskId
 from schemas.subjects import Address, parse_subject
-from schemas.task import FINAL, WAITING, Status, Task, fold
-from services.projector.projections import EVERY_TENANT, IN_QUEUE, Fold, Known, Row, decode_state
+from schemas.task import FINAL, WAITING, Status, Task, evolve, fold, legal
+from services.projector.projections import Fold
+from services.projector.rows import Known, Row, decode_state
+from services.projector.tallies import EVERY_TENANT, IN_BATCH, IN_QUEUE, Tallies
 from tests import strategies
 from tests.builders import (
     ADDRESS,
@@ -32,9 +35,40 @@ from tests.builders import (
 )
 
 TASKS = (TASK, OTHER)
-STATE, DOCUMENT = -1, -2
+STATE, DOCUMENT, FINISHED_AT, IN = -1, -2, 18, 15
 # A log is folded many times over, by which no clock should judge an example.
 LOGS = settings(max_examples=40, deadline=None)
+
+
+class Batch(NamedTuple):
+    """A batch by the rules of ADD_BATCH: the least, the greatest, and sums."""
+
+    number: int
+    sequence: int
+    fixed: tuple[object, ...]
+    submitted_at: str
+    counts: tuple[int, ...]
+    finished_at: str | None = None
+
+    @classmethod
+    def after(cls, before: "Batch | None", row: Sequence[object]) -> "Batch":
+        number, sequence, tenant, user, size, submitted_at, *counts = row
+        changes = tuple(map(_number, counts))
+        new = cls(_number(number), _number(sequence), (tenant, user, size), str(submitted_at), changes)
+        if before is None:
+            return new
+        return before._replace(
+            number=min(before.number, new.number),
+            sequence=max(before.sequence, new.sequence),
+            submitted_at=min(before.submitted_at, new.submitted_at),
+            counts=tuple(old + change for old, change in zip(before.counts, new.counts, strict=True)),
+        )
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of its tasks have ended."""
+        ended = sum(n for status, n in zip(IN_BATCH, self.counts, strict=True) if status in FINAL)
+        return ended == self.fixed[-1]
 
 
 class Table:
@@ -46,6 +80,8 @@ class Table:
         self.counts: Counter[tuple[object, ...]] = Counter()
         self.depths: Counter[object] = Counter()
         self.queues: Counter[tuple[str, str, Status]] = Counter()
+        self.tags: set[Row] = set()
+        self.batches: dict[object, Batch] = {}
         self.moments: dict[object, object] = {}
         self.last = 0
 
@@ -59,18 +95,39 @@ class Table:
             self.last = max(self.last, recorded.sequence)
         for row in fold.tasks():
             self.tasks[row[1]] = row
+        self.tags.update(fold.tags)
         for row in fold.events:
             self.events.setdefault(row[0], row)
-        for *key, change in fold.counts():
+        for number, sequence in fold.erased:
+            self._drop(number, _number(sequence))
+        self._count(fold.tallies)
+        return fold
+
+    def _drop(self, number: object, before: int) -> None:
+        for sequence, row in [*self.events.items()]:
+            if row[1] == number and _number(sequence) < before:
+                del self.events[sequence]
+
+    def _count(self, tallies: Tallies) -> None:
+        for *key, change in tallies.counts():
             self.counts[tuple(key)] += _number(change)
-        for lane, change in fold.depths():
+        for lane, change in tallies.depths():
             self.depths[lane] += _number(change)
-        for kind, model, *changes in fold.queues():
+        for kind, model, *changes in tallies.queues():
             for status, change in zip(IN_QUEUE, changes, strict=True):
                 self.queues[str(kind), str(model), status] += _number(change)
-        for moment, shown in fold.moments:
+        for batch_id, *row in tallies.batches():
+            self.batches[batch_id] = Batch.after(self.batches.get(batch_id), row)
+        for (batch_id,) in tallies.ended_batches():
+            self._end(batch_id)
+        for moment, shown in tallies.moments:
             self.moments.setdefault(moment, shown)
-        return fold
+
+    def _end(self, batch_id: object) -> None:
+        batch = self.batches[batch_id]
+        if batch.finished_at is None and batch.whole:
+            ends = [row[FINISHED_AT] for row in self.tasks.values() if row[IN] == batch_id]
+            self.batches[batch_id] = batch._replace(finished_at=max(map(str, ends)))
 
     def _queues(self) -> set[tuple[str, str]]:
         return {(kind, model) for kind, model, _ in self.queues}
@@ -89,7 +146,12 @@ class Table:
         return Known(_number(number), fold(task_id, history), address)
 
     def content(self) -> tuple[object, ...]:
-        return self.tasks, self.events, +self.counts, +self.depths, +self.queues, self.moments
+        return (*self.shown(), self.moments)
+
+    def shown(self) -> tuple[object, ...]:
+        """Give all but the moments, which say how the queues were and not how they are."""
+        sums = (+self.counts, +self.depths, +self.queues)
+        return self.tasks, self.events, self.tags, *sums, self.batches
 
 
 def _number(value: object) -> int:
@@ -102,13 +164,23 @@ def logs(draw: st.DrawFn) -> list[Recorded]:
     """Give the log of two tasks, one event after another, with a stranger's events in between."""
     waiting = [draw(strategies.histories(task_id)) for task_id in TASKS]
     log: list[Recorded] = []
+    numbers: dict[TaskId, int] = {}
     while any(waiting):
         source = draw(st.sampled_from([one for one in waiting if one]))
-        log.append(msgspec.structs.replace(source.pop(0), sequence=len(log) + 1))
+        number = numbers.setdefault(source[0].task_id, len(log) + 1)
+        log.append(_placed(source.pop(0), len(log) + 1, number))
         if draw(st.integers(0, 9)) == 0:
             unreadable = Undecodable("written by a stranger")
             log.append(record(unreadable, len(log) + 1, task_id=draw(st.sampled_from(TASKS))))
     return log
+
+
+def _placed(recorded: Recorded, sequence: int, number: int) -> Recorded:
+    """Move an event to where it comes in a log; ``number`` is where its task begins there."""
+    event = recorded.event
+    if isinstance(event, TaskErased) and event.facts:
+        event = replace(event, facts=replace(event.facts, number=number))
+    return replace(recorded, event=event, sequence=sequence)
 
 
 def applied(*batches: Iterable[Recorded]) -> Table:
@@ -186,7 +258,7 @@ def test_a_queue_changes_once_in_a_batch_however_many_of_its_tasks_do() -> None:
         [record(submitted(), 1), record(submitted(), 2, task_id=OTHER), record(started(), 3, task_id=OTHER)]
     )
 
-    assert list(fold.queues()) == [(LANE.kind, LANE.model, 0, 1, 0, 1)]
+    assert list(fold.tallies.queues()) == [(LANE.kind, LANE.model, 0, 1, 0, 1)]
 
 
 def test_a_row_knows_its_queue_and_its_place_in_it() -> None:
@@ -212,24 +284,44 @@ def test_a_row_shows_the_document_that_a_lookup_shows(log: list[Recorded]) -> No
 @LOGS
 @given(logs())
 def test_the_history_shows_every_legal_event_once_and_no_other(log: list[Recorded]) -> None:
+    """Of an erased task only what came once it was."""
     table = Table()
     ignored = table.apply(log).ignored
+    happened = [one for task_id in TASKS for one in _legal(task_id, log)]
 
-    assert len(table.events) + ignored == len(log)
+    assert ignored == len(log) - len(happened)
+    assert table.events.keys() == {one.sequence for one in strategies.remembered(happened)}
+    for recorded in strategies.remembered(happened):
+        assert not isinstance(recorded.event, Undecodable)
+        token = TOKENS[type(recorded.event)]
+        wire = views.wire_event(recorded)
+        sequence, number, kind, *_, shown = table.events[recorded.sequence]
+        assert (sequence, kind, shown) == (recorded.sequence, f"task.{token}", wire)
+        assert number == table.tasks[recorded.task_id][0]
+
+
+def _legal(task_id: TaskId, log: Iterable[Recorded]) -> Iterator[Recorded]:
+    task = Task(task_id=task_id)
     for recorded in log:
-        if recorded.sequence in table.events:
-            assert not isinstance(recorded.event, Undecodable)
-            token = TOKENS[type(recorded.event)]
-            wire = views.wire_event(recorded)
-            sequence, number, kind, *_, shown = table.events[recorded.sequence]
-            assert (sequence, kind, shown) == (recorded.sequence, f"task.{token}", wire)
-            assert number == table.tasks[recorded.task_id][0]
+        if recorded.task_id == task_id and legal(task, recorded):
+            task = evolve(task, recorded)
+            yield recorded
+
+
+@LOGS
+@given(logs(), st.data())
+def test_what_is_left_of_a_log_after_erasures_gives_the_rows_that_the_whole_log_gave(
+    log: list[Recorded], data: st.DataObject
+) -> None:
+    cut = data.draw(st.integers(0, len(log)))
+
+    assert applied(strategies.remembered(log)).shown() == applied(log[:cut], log[cut:]).shown()
 
 
 @LOGS
 @given(st.lists(strategies.recorded(), max_size=15))
 def test_whatever_a_log_holds_no_count_goes_below_nought(log: list[Recorded]) -> None:
-    log = [msgspec.structs.replace(one, sequence=number) for number, one in enumerate(log, 1)]
+    log = [replace(one, sequence=number) for number, one in enumerate(log, 1)]
     table = applied(log)
 
     assert min(table.counts.values(), default=0) >= 0
@@ -287,8 +379,14 @@ def test_a_batch_that_changes_nothing_has_no_rows() -> None:
     table = applied(history(submitted()))
     fold = table.apply(history(submitted()))
 
-    assert list(fold.tasks()) == list(fold.counts()) == list(fold.depths()) == fold.events == []
-    assert list(fold.queues()) == []
+    assert (
+        list(fold.tasks())
+        == list(fold.tallies.counts())
+        == list(fold.tallies.depths())
+        == fold.events
+        == []
+    )
+    assert list(fold.tallies.queues()) == []
 
 
 def test_a_state_reads_back_from_its_row() -> None:

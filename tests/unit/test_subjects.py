@@ -120,6 +120,10 @@ def test_there_are_as_many_streams_as_the_design_says() -> None:
     }
 
 
+def test_every_stream_is_saved() -> None:
+    assert sorted(subjects.SAVED) == sorted(configs())
+
+
 def test_the_log_drops_nothing_but_what_is_old() -> None:
     log = configs()["TASKS"]
 
