@@ -143,6 +143,12 @@ class Rig:
         """Look at the memory of what ``start`` has started."""
         return [Memory(name, process.memory_info().rss / _MEGABYTE) for name, process in self._ours.items()]
 
+    def cpu_s(self) -> dict[str, float]:
+        """Give the processor time of what ``start`` has started, and of this process as ``client``."""
+        everyone = {**self._ours, "client": psutil.Process()}
+        times = {name: process.cpu_times() for name, process in everyone.items()}
+        return {name: spent.user + spent.system for name, spent in times.items()}
+
     @contextlib.asynccontextmanager
     async def connection(self, url: str | None = None) -> AsyncIterator[Connection]:
         """Connect to a url, the api's by default."""

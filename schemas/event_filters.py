@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from schemas import envelope, filters
+from schemas import envelope, filters, text
 from schemas.errors import Code, RejectedError
 from schemas.events import TOKENS
 from schemas.filters import Filter
@@ -58,10 +58,20 @@ _COLUMNS: Final[Mapping[str, str]] = {
 }
 
 
+class _Request(Struct, frozen=True):
+    prompt: str | None = None
+
+
 class Said(Struct, frozen=True):
     """What of a task stands in its document alone."""
 
     tags: tuple[str, ...] = ()
+    request: _Request | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """The words of the prompt, none where there is none or it was erased."""
+        return text.words(self.request.prompt) if self.request and self.request.prompt else []
 
 
 _decode_said: Final = msgspec.json.Decoder(Said).decode
@@ -148,13 +158,15 @@ def holds(chosen: EventFilter, event: Happened, ask: Callable[[], Said]) -> bool
     ended_at = event.finished_at if event.status in FINAL else None
     if not (chosen.submitted.holds(event.submitted_at) and chosen.finished.holds(ended_at)):
         return False
-    return chosen.task.tag is None or chosen.task.tag in ask().tags
+    if chosen.task.tag is not None and chosen.task.tag not in ask().tags:
+        return False
+    return chosen.task.text is None or text.stands_in(text.search(chosen.task.text), ask().words)
 
 
-def _types(text: str | None) -> frozenset[str]:
-    if text is None:
+def _types(value: str | None) -> frozenset[str]:
+    if value is None:
         return frozenset()
-    named = {part.strip().removeprefix(_PREFIX) for part in text.split(",")}
+    named = {part.strip().removeprefix(_PREFIX) for part in value.split(",")}
     if not named <= set(TYPES):
         raise RejectedError(
             Code.OUT_OF_RANGE,

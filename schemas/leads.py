@@ -68,7 +68,12 @@ def leads(chosen: Filter) -> list[Lead]:
     certain = [lead for lead in by_status if len(lead.ways) == 1]
     found = [*_by_words(chosen), *_by_tag(chosen), *_by_value(chosen, "batch", "user", "error", "backend")]
     found += [*certain, *_by_model(chosen), *_by_value(chosen, "tenant")]
-    return [*found, *(lead for lead in by_status if lead not in certain), *_by_end(chosen), *_by_kind(chosen)]
+    return [
+        *found,
+        *(lead for lead in by_status if lead not in certain),
+        *_by_end(chosen),
+        *_by_kind(chosen),
+    ]
 
 
 def by_words(lead: Lead) -> bool:
@@ -77,7 +82,7 @@ def by_words(lead: Lead) -> bool:
 
 
 def wheres(chosen: Filter) -> list[tuple[str, Where]]:
-    """Give the conditions of a filter but for times of submission, each with the member that asks for it."""
+    """Give the conditions of a filter, each with the member that asks for it, empty where no lead does."""
     conditions = (
         ("text", _HAS_WORDS, chosen.text),
         ("", _REMEMBERED, () if chosen.text else None),

@@ -135,6 +135,13 @@ GET_CHECKPOINT: Final = "SELECT sequence, stream, schema FROM checkpoint WHERE o
 SET_CHECKPOINT: Final = (
     "UPDATE checkpoint SET sequence = ?, ignored = ignored + ? WHERE one = 1 AND sequence < ?"
 )
+# Of a file of any version from the fourth on.
+OLDER_CHECKPOINT: Final = "SELECT stream, pruned FROM checkpoint WHERE one = 1"
+OLDER_EVENTS: Final = """
+SELECT address, wire FROM history WHERE number < ? AND sequence < ? ORDER BY sequence
+"""
+OLDER_BATCHES: Final = "SELECT * FROM batches WHERE number < ? AND finished_at IS NOT NULL"
+REPLACE_BATCH: Final = "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 SET_PRUNED: Final = "UPDATE checkpoint SET pruned = max(pruned, ?) WHERE one = 1"
 GET_STATE: Final = "SELECT number, address, state FROM tasks WHERE task_id = ?"
 HISTORY_OF_TASK: Final = "SELECT wire FROM events WHERE number = ? ORDER BY sequence"
@@ -208,6 +215,9 @@ ON CONFLICT (task_id) DO UPDATE SET
 WHERE excluded.revision > progress.revision AND excluded.attempt >= progress.attempt
 """
 DELETE_PROGRESS: Final = "DELETE FROM progress WHERE task_id = ?"
+PROMPTS_AFTER: Final = "SELECT number, doc FROM tasks WHERE number > ? ORDER BY number LIMIT ?"
+FORGOTTEN_AFTER: Final = "SELECT number FROM forgotten WHERE number > ? ORDER BY number LIMIT ?"
+DROP_FORGOTTEN: Final = "DELETE FROM forgotten WHERE number = ?"
 
 # The api's side, each read well under a millisecond. The row of tenant '*' counts every tenant's.
 MOST_COUNTED: Final = 201
@@ -241,6 +251,11 @@ FROM tasks WHERE kind = ? AND priority = ? AND status IN ('QUEUED', 'RETRYING') 
 IN_LINE: Final = """
 SELECT number FROM tasks
 WHERE kind = ? AND priority = ? AND status IN ('QUEUED', 'RETRYING') ORDER BY number
+"""
+# The statuses of each kind, with the sequence that they are as of, even where there is none.
+COUNTS: Final = """
+SELECT sequence, kind, status, n
+FROM checkpoint LEFT JOIN counts ON kind IN (SELECT value FROM json_each(?)) AND tenant = ?
 """
 LANE_DEPTHS: Final = "SELECT lane, n FROM lane_depths WHERE n > 0"
 TASK_STATUS: Final = "SELECT status, sequence FROM tasks WHERE task_id = ?"

@@ -76,8 +76,8 @@ _NO_SUCCESSOR: Final = "NOT EXISTS (SELECT 1 FROM tasks s WHERE s.origin = t.tas
 # A task that came earlier has the smaller number, so times of submission are a range of numbers; and what
 # ended before a moment came before it. SQLite looks for one bound on each side, so there is only one.
 _FIRST_FROM: Final = (
-    "coalesce((SELECT number - 1 FROM tasks WHERE submitted_at >= ? ORDER BY submitted_at, number LIMIT 1),"
-    f" {_NEWEST})"
+    "coalesce((SELECT number - 1 FROM tasks WHERE submitted_at >= ?"
+    " ORDER BY submitted_at, number LIMIT 1), 9223372036854775807)"
 )
 _LAST_BEFORE: Final = (
     "coalesce((SELECT number + 1 FROM tasks WHERE submitted_at < ?"
@@ -90,7 +90,10 @@ def _measured(chosen: Filter) -> list[Lead]:
 
 
 def _counted(lead: Lead) -> str:
-    some = [f"SELECT * FROM (SELECT 1 FROM {lead.source} WHERE {way.text} LIMIT {lead.few})" for way in lead.ways]  # noqa: S608 - constants of these modules
+    some = [
+        f"SELECT * FROM (SELECT 1 FROM {lead.source} WHERE {way.text} LIMIT {lead.few})"  # noqa: S608 - constants of these modules
+        for way in lead.ways
+    ]
     return f"(SELECT count(*) FROM ({' UNION ALL '.join(some)} LIMIT {lead.few}))"  # noqa: S608 - as above
 
 
@@ -103,7 +106,8 @@ def _numbers(chosen: Filter, limit: int, measured: Sequence[int], place: Place, 
         every = [way, *rest, *_bounds(chosen, place), *more]
         conditions = " AND ".join(where.text for where in every).format(number=lead.number)
         parts.append(
-            f"SELECT {lead.number} AS number FROM {lead.source} WHERE {conditions} ORDER BY 1 {order} LIMIT ?"  # noqa: S608 - as above
+            f"SELECT {lead.number} AS number FROM {lead.source} WHERE {conditions}"  # noqa: S608 - as above
+            f" ORDER BY 1 {order} LIMIT ?"
         )
         parameters += [*(value for where in every for value in where.values), limit]
     if len(parts) == 1:
@@ -130,7 +134,9 @@ def _bounds(chosen: Filter, place: Place) -> list[Where]:
     lowest = [here] if place.newer else []
     highest = [] if place.newer else [here]
     lowest += [Where(_FIRST_FROM, values(at)) for at in (chosen.submitted_after,) if at]
-    highest += [Where(_LAST_BEFORE, values(at)) for at in (chosen.submitted_before, chosen.finished_before) if at]
+    highest += [
+        Where(_LAST_BEFORE, values(at)) for at in (chosen.submitted_before, chosen.finished_before) if at
+    ]
     return [
         Where(f"{{number}} {side}", tuple(value for bound in bounds for value in bound.values))
         for side, bounds in ((_closest("> max", lowest), lowest), (_closest("< min", highest), highest))

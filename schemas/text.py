@@ -16,7 +16,7 @@ SHORTEST_PREFIX: Final = 3
 """Letters that stand before a ``*`` at least: what begins with less is nearly everything."""
 
 _ASCII_WORD: Final = re.compile(r"[0-9a-z]+")
-# Scripts that are written without spaces: Thai and Lao, Myanmar, Khmer, kana, Han. Each character is a word.
+# Scripts written without spaces, of which each character is a word: Thai, Lao, Myanmar, Khmer, kana, Han.
 _UNSPACED: Final = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\U00020000-\U0003ffff"

@@ -7,7 +7,6 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from schemas import selections
 from schemas.batches import MOST_CANCELLED, SHOWN, CancelledMany
 from schemas.errors import Code, RejectedError
 from schemas.filters import UNFINISHED, Filter
@@ -30,7 +29,7 @@ class ManyCanceller:
         RejectedError where NATS goes away; its ``done`` says how far it came.
         """
         chosen = replace(chosen, status=chosen.status or UNFINISHED)
-        ids = await self._selection.ids(selections.select_tasks(chosen, MOST_CANCELLED + 1))
+        ids = await self._selection.ids(chosen, MOST_CANCELLED + 1)
         matched, outcomes = ids[:MOST_CANCELLED], dict[TaskId, str]()
 
         async def cancel(task_id: TaskId) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from schemas.errors import Code, OutcomeUnknownError, RejectedError, UnavailableError
+from schemas.filters import Filter
 from schemas.ids import TaskId
-from schemas.selections import Query
 from services.api import lag
+from services.api.lists import Lists
 from services.api.queries import ReadModel
 from services.bus.connection import ApiError, Bus
 
@@ -24,11 +25,15 @@ class Selection:
     def __init__(self, bus: Bus, model: ReadModel) -> None:
         self._bus = bus
         self._model = model
+        self._lists = Lists(model)
 
-    async def ids(self, query: Query) -> list[TaskId]:
-        """Select, once the read model has what the log holds now; RejectedError if that takes too long."""
+    async def ids(self, chosen: Filter, limit: int, *, without_successor: bool = False) -> list[TaskId]:
+        """Select, once the read model has what the log holds now; RejectedError if that takes too long.
+
+        The oldest come first.
+        """
         await self._caught_up()
-        return [row[0] for row in await self._model.page(query.text, query.parameters)]
+        return await self._lists.ids(chosen, limit, without_successor=without_successor)
 
     async def _caught_up(self) -> None:
         end = await lag.last_stored(self._bus)

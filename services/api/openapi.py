@@ -16,6 +16,7 @@ from litestar.routes import HTTPRoute
 from msgspec import Struct
 
 from schemas import batches, filters, registering, views
+from schemas.counts import Counts
 from schemas.errors import Code
 from schemas.event_filters import TYPES
 from schemas.intake import MAX_TOGETHER, Common
@@ -40,6 +41,7 @@ _TYPES: Final = (
     Standing,
     views.Accepted,
     views.Cancelled,
+    Counts,
     batches.AcceptedBatch,
     batches.BatchView,
     views.Erased,
@@ -127,10 +129,12 @@ _FILTER_NOTES: Final = {
     "model": "only where this model was asked for; `any`: none was",
     "error": "only what ended with this code",
     "priority": "only with this priority",
+    "batch": "only what was submitted together under this id",
     "submitted_after": "only what was submitted then or later, as 2026-11-24T09:00:00Z",
     "submitted_before": "only what was submitted earlier",
     "finished_after": "only what ended then or later",
     "finished_before": "only what ended earlier",
+    "text": 'only with these words in the prompt; `"a red fox"` together, `snow*` begun',
 }
 _CHOICES: Final[Mapping[str, Schema]] = {"kind": {"enum": list(Kind)}, "priority": {"enum": list(Priority)}}
 _FILTER: Final = tuple(
@@ -307,6 +311,7 @@ LIST: Final = _opt(
                 "properties": {
                     "tasks": {"type": "array", "items": _ref("TaskDocument")},
                     "next": {"type": ["string", "null"]},
+                    "prev": {"type": ["string", "null"]},
                 },
             }
         },
@@ -314,10 +319,18 @@ LIST: Final = _opt(
             Parameter("task_id", "query", "show this one task"),
             *_FILTER,
             Parameter("limit", "query", "how many", {"type": "integer", "minimum": 1, "maximum": 200}),
-            Parameter("cursor", "query", "what `next` gave"),
+            Parameter("cursor", "query", "what `next` or `prev` gave"),
             _WAIT,
         ),
         codes=(*_READ, Code.WRONG_TYPE, Code.OUT_OF_RANGE),
+    )
+)
+COUNTS: Final = _opt(
+    Operation(
+        answer="How many tasks of each kind are in each status",
+        content={JSON: _ref("Counts")},
+        parameters=tuple(p for p in _FILTER if p.name in {"kind", "tenant"}),
+        codes=(Code.UNKNOWN_MEMBER, Code.OUT_OF_RANGE, Code.READ_MODEL_AWAY),
     )
 )
 RESULT: Final = _opt(

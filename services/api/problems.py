@@ -40,7 +40,7 @@ RETRY_AFTER_S: Final = {
     Code.SHUTTING_DOWN: 2,
     Code.NOT_FINISHED: 1,
 }
-_ON_MANY: Final = ("batch", "cancel", "redrive")
+_ON_MANY: Final = ("batch", "cancel", "counts", "redrive")
 _OF_STATUS: Final = {
     HTTPStatus.BAD_REQUEST: (Code.MALFORMED, "the request cannot be read"),
     HTTPStatus.NOT_FOUND: (Code.UNKNOWN_ROUTE, "there is no such route; /schema lists them"),

@@ -14,7 +14,7 @@ from typing import Any, Final
 import aiosqlite
 import structlog
 
-from schemas import readmodel
+from schemas import readmodel, text, textindex
 from schemas.errors import UnavailableError
 from schemas.subjects import Address, parse_subject
 
@@ -28,6 +28,10 @@ _TOKENS: Final = 7
 
 class ReadModelAwayError(UnavailableError):
     """The read model's file is not there, or cannot be read."""
+
+
+class TextIndexAwayError(UnavailableError):
+    """The text index beside the read model is not there, or cannot be read."""
 
 
 def address_of(stored: str) -> Address:
@@ -47,6 +51,8 @@ class ReadModel:
         self._away = False
         self._lists: aiosqlite.Connection | None = None
         self._lists_generation = -1
+        self._attached = 0
+        """The inode of the text index beside the lists."""
         self._lists_lock = asyncio.Lock()
 
     @property
@@ -72,16 +78,39 @@ class ReadModel:
         found = self.rows(sql, *parameters)
         return found[0] if found else None
 
-    async def page(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
-        """Run a query that may take longer, in a thread; ReadModelAwayError when it cannot be run."""
+    async def page(self, sql: str, parameters: Sequence[Any], *, text: bool = False) -> list[Row]:
+        """Run a query that may take longer, in a thread; ReadModelAwayError when it cannot be run.
+
+        ``text``: it asks the text index too; TextIndexAwayError when that is why.
+        """
         async with self._lists_lock:  # Any: as Row
             try:
                 connection = await self._open_lists()
+                if text:
+                    await self._attach(connection)
                 return list(await connection.execute_fetchall(sql, parameters))  # type: ignore[arg-type]  # rows are tuples
             except (sqlite3.Error, ValueError) as error:
-                self._doubt(error)
                 await self._close_lists()
+                if text:
+                    self._suspect()
+                    raise TextIndexAwayError(f"the text index cannot be read: {error}") from error
+                self._doubt(error)
                 raise ReadModelAwayError(f"the read model cannot be read: {error}") from error
+
+    async def _attach(self, lists: aiosqlite.Connection) -> None:
+        """Have the text index of the very file that is open beside it."""
+        [main, *_] = await lists.execute_fetchall("PRAGMA database_list")
+        file = Path(main[2] + textindex.SUFFIX)
+        try:
+            inode = file.stat().st_ino  # noqa: ASYNC240 - a look at a local file
+        except OSError as error:
+            raise TextIndexAwayError(f"there is no text index: {error.strerror}") from error
+        if inode != self._attached:
+            if self._attached:
+                await lists.execute_fetchall(textindex.DETACH)
+                self._attached = 0
+            await lists.execute_fetchall(textindex.ATTACH, (_uri(file),))
+            self._attached = inode
 
     def look(self) -> None:
         """Let go of a file that is no longer the one under its name."""
@@ -138,10 +167,11 @@ class ReadModel:
             self._lists_generation = self._generation
             for statement in _SETUP:
                 await self._lists.execute_fetchall(statement)
+            await self._lists.create_function("stands_in", 2, _stands_in, deterministic=True)
         return self._lists
 
     async def _close_lists(self) -> None:
-        lists, self._lists = self._lists, None
+        lists, self._lists, self._attached = self._lists, None, 0
         if lists is not None:
             with contextlib.suppress(sqlite3.Error):
                 await lists.close()
@@ -157,6 +187,11 @@ class ReadModel:
             return self._path.stat().st_ino
         except OSError:
             return 0
+
+
+def _stands_in(words: str | None, wanted: str) -> bool:
+    """Whether what is searched for stands in the words of a prompt, if it has any."""
+    return words is not None and text.stands_in(text.search(wanted), words.split())
 
 
 def _uri(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from schemas import intake, replay, selections
+from schemas import intake, replay
 from schemas.batches import MOST_REDRIVEN, SHOWN, Redriven, RedrivenMany, Refused
 from schemas.checking import Raw
 from schemas.errors import Code, RejectedError
@@ -57,8 +57,7 @@ class Redriver:
         """
         chosen = replace(chosen, status=chosen.status or (Status.FAILED,))
         self._submitter.ready()
-        query = selections.select_tasks(chosen, MOST_REDRIVEN + 1, without_successor=True)
-        ids = await self._selection.ids(query)
+        ids = await self._selection.ids(chosen, MOST_REDRIVEN + 1, without_successor=True)
         matched, tally = ids[:MOST_REDRIVEN], _Tally()
         await self._check(matched, change)
 

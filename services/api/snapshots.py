@@ -7,14 +7,16 @@ between; what happens meanwhile is in a document and is told once more, with a s
 from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
-from schemas import readmodel, selections
+from schemas import readmodel
+from schemas.errors import RejectedError
 from schemas.event_filters import unfinished
 from schemas.selections import Place
 from services.api import frames
 from services.api.frames import Reason, Reset, Snapshot
 from services.api.hub import ENDLESS, Hub
 from services.api.listeners import Topic
-from services.api.queries import ReadModel
+from services.api.lists import Lists
+from services.api.queries import ReadModel, ReadModelAwayError
 from services.api.reads import Reads
 
 MOST: Final = 10_000
@@ -36,6 +38,7 @@ class Standing(NamedTuple):
 class Snapshots:
     def __init__(self, model: ReadModel, hub: Hub, reads: Reads) -> None:
         self._model = model
+        self._lists = Lists(model)
         self._hub = hub
         self._reads = reads
 
@@ -67,6 +70,8 @@ class Snapshots:
         chosen = unfinished(topic.chosen)
         if chosen is None:
             return [], 0
-        page = selections.list_tasks(chosen, Place(before), _PAGE)
-        rows = await self._model.page(page.text, page.parameters)
+        try:
+            rows = await self._lists.rows(chosen, Place(before), _PAGE)
+        except RejectedError as error:
+            raise ReadModelAwayError(error.detail) from error
         return await self._reads.listed(rows), rows[-1][0] if len(rows) == _PAGE else 0

@@ -3,8 +3,6 @@
 The one rule: the document of a task is the same bytes wherever it is shown.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import Annotated, Final
 
@@ -15,15 +13,18 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp
 from msgspec import Meta, Struct
 
-from schemas import filters, intake, selections, views
+from schemas import filters, intake, readmodel, views
 from schemas.checking import check
+from schemas.counts import Counts, KindCounts
 from schemas.errors import Code, RejectedError
 from schemas.ids import TaskId, parse_task_id
+from schemas.requests import Kind
 from schemas.task import Status
 from schemas.views import API
 from services.api import asking, openapi, past, upto
 from services.api.answer import JSON, NO_CACHE, READ, Answer, Ask, Headers, encode, headers_of
 from services.api.cancelling import Canceller
+from services.api.lists import Lists
 from services.api.past import Past
 from services.api.queries import ReadModel
 from services.api.reads import Reads, Shown
@@ -31,8 +32,8 @@ from services.api.reads import Reads, Shown
 DEFAULT_LIMIT: Final = 50
 MOST: Final = 200
 BY_CLIENT: Final = "client"
+_EVERY_TENANT: Final = "*"
 _RETRY_AFTER: Final = (b"retry-after", b"1")
-_NEWEST: Final = 2**63 - 1
 
 
 class CancelBody(Struct, frozen=True):
@@ -54,12 +55,14 @@ class TaskRoutes:
         self._past = past
         self._reads = reads
         self._model = model
+        self._lists = Lists(model)
         self._canceller = canceller
 
     def handlers(self) -> list[HTTPRouteHandler]:
         one = f"{API}/tasks/{{task_id:str}}"
         return [
             route(f"{API}/tasks", http_method=READ, opt=openapi.LIST)(self.tasks),
+            route(f"{API}/tasks/counts", http_method=READ, opt=openapi.COUNTS)(self.counts),
             route(one, http_method=READ, opt=openapi.TASK)(self.task),
             route(f"{one}/result", http_method=READ, opt=openapi.RESULT)(self.result),
             post(f"{one}/cancel", status_code=200, opt=openapi.CANCEL)(self.cancel),
@@ -79,12 +82,26 @@ class TaskRoutes:
             return await self._show(request, parse_task_id(query.get("task_id", "")), query)
         query = asking.parameters(raw, "task_id", "limit", "cursor", *filters.MEMBERS)
         limit = asking.whole_number(query.get("limit", str(DEFAULT_LIMIT)), "limit", 1, MOST)
-        page = selections.list_tasks(filters.parse(query), _before(query.get("cursor")), limit + 1)
-        rows = await self._model.page(page.text, page.parameters)
-        documents = b",".join(await self._reads.listed(rows[:limit]))
-        following = _cursor(rows[limit - 1][0]) if len(rows) > limit else None
-        body = b'{"tasks":[%b],"next":%b}' % (documents, encode(following))
-        return Answer(200, [JSON, NO_CACHE], body)
+        page = await self._lists.page(filters.parse(query), query.get("cursor"), limit)
+        documents = b",".join(await self._reads.listed(page.rows))
+        ways = (documents, encode(page.next), encode(page.prev))
+        headers = [JSON, NO_CACHE]
+        if links := page.links(f"{API}/tasks", query):
+            headers.append((b"link", links.encode()))
+        return Answer(200, headers, b'{"tasks":[%b],"next":%b,"prev":%b}' % ways)
+
+    async def counts(self, request: Ask) -> ASGIApp:
+        """Count the tasks in each status."""
+        query = asking.parameters(request.scope["query_string"], "kind", "tenant")
+        chosen = filters.parse(query)
+        kinds = (chosen.kind,) if chosen.kind else tuple(Kind)
+        rows = self._model.rows(readmodel.COUNTS, encode(kinds), chosen.tenant or _EVERY_TENANT)
+        numbers: dict[str, dict[str, int]] = {kind: {} for kind in kinds}
+        for _, kind, status, n in rows:
+            if kind is not None:
+                numbers[kind][status.lower()] = n
+        counts = tuple(KindCounts(kind=kind, **found) for kind, found in numbers.items())
+        return Answer(200, [JSON, NO_CACHE], encode(Counts(counts, rows[0][0])))
 
     async def _show(self, request: Ask, task_id: TaskId, query: Mapping[str, str]) -> ASGIApp:
         wait_s = asking.wait_s(query.get("wait"))
@@ -145,19 +162,3 @@ def _result_url(shown: Shown) -> str:
     if outcome.result_url is None:
         raise RejectedError(Code.EXPIRED_ARTIFACT, "the result has been removed")
     return outcome.result_url
-
-
-def _cursor(number: int) -> str:
-    return base64.urlsafe_b64encode(str(number).encode()).decode()
-
-
-def _before(cursor: str | None) -> int:
-    if cursor is None:
-        return _NEWEST
-    try:
-        number = int(base64.b64decode(cursor.encode(), altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError):
-        number = -1
-    if not 0 <= number <= _NEWEST:
-        raise RejectedError(Code.OUT_OF_RANGE, "cursor is what `next` gave", member="cursor")
-    return number

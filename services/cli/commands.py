@@ -87,6 +87,18 @@ def tasks(url: str, *, follow: bool, as_json: bool, **query: str | int | None) -
 
 
 @click.command()
+@click.option("--kind", help="Only these: image or speech.")
+@click.option("--tenant", help="Only this tenant's.")
+@addressed
+def counts(url: str, *, as_json: bool, **query: str | None) -> None:
+    """Count the tasks of each kind in each status."""
+    from services.cli import lists  # noqa: PLC0415 - see the rule
+
+    asked = {name: value for name, value in query.items() if value is not None}
+    run(lists.counts(url, asked, as_json=as_json))
+
+
+@click.command()
 @_then
 @addressed
 def queues(url: str, *, as_json: bool, **then: str | None) -> None:

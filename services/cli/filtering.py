@@ -25,6 +25,7 @@ _HELP: Final[Mapping[str, str]] = {
     "submitted-before": "Only what was submitted earlier.",
     "finished-after": "Only what ended then or later.",
     "finished-before": "Only what ended earlier.",
+    "text": 'Only with these words in the prompt; "a phrase" in quotes, snow* for what begins so.',
 }
 MEMBERS: Final = tuple(name.replace("-", "_") for name in _HELP)
 

@@ -22,6 +22,7 @@ _USERS: Final = {
     "cancel": "services.cli.actions",
     "erase": "services.cli.actions",
     "tasks": "services.cli.commands",
+    "counts": "services.cli.commands",
     "dead": "services.cli.actions",
     "replay": "services.cli.actions",
     "redrive": "services.cli.actions",

@@ -102,8 +102,21 @@ async def tasks(url: str, query: Mapping[str, str], *, follow: bool, as_json: bo
             tables.printed(show.TASKS, [show.task_row(document, now) for document in found], "no tasks")
             if page["next"] and not follow:
                 say(f"there are more: --cursor {page['next']}")
+            if page["prev"] and not follow:
+                say(f"there are newer ones: --cursor {page['prev']}")
         if follow:
             await _follow(api, found, query, as_json=as_json)
+
+
+async def counts(url: str, query: Mapping[str, str], *, as_json: bool) -> None:
+    """Count the tasks of each kind in each status."""
+    async with connected(url, say) as api:
+        content = await api.get(f"{API}/tasks/counts", query)
+    if as_json:
+        click.echo(content)
+    else:
+        rows = [show.counts_row(found) for found in api.decoded(content)["counts"]]
+        tables.printed(show.COUNTS, rows, "no tasks")
 
 
 async def _follow(api: Api, found: list[Json], query: Mapping[str, str], *, as_json: bool) -> None:

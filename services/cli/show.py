@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from schemas.counts import KindCounts
 from schemas.ids import ANY_MODEL, slug
 from schemas.task import FINAL, Status
 from services.cli import standing
@@ -41,6 +42,8 @@ BACKENDS: Final[Row] = (
     *("PROTOCOL", "URL", "REASON"),
 )
 GPUS: Final[Row] = ("NAME", "KIND", "STATE", "CONDITION", "CIRCUIT", "BUSY", "MODELS", "REASON")
+_COUNTED: Final = KindCounts.__struct_fields__
+COUNTS: Final[Row] = tuple(name.upper() for name in _COUNTED)
 QUEUES: Final[Row] = (
     *(
         "KIND",
@@ -268,6 +271,10 @@ def queue_row(queue: Json, now: datetime | None = None) -> Row:
         standing.error(queue),
         _paused(queue["paused"], now),
     )
+
+
+def counts_row(counts: Json) -> Row:
+    return tuple(str(counts[name]) for name in _COUNTED)
 
 
 def past_queue_row(queue: Json) -> Row:

@@ -1,7 +1,7 @@
 """A read model made in one go: many times faster than as it comes, since nobody reads it yet.
 
-The one rule: what comes of it is what the fold that follows makes of the same log, row for row. In memory are
-the tasks that have not ended, and the ids of those that have; a task is rendered once, when it is over.
+The one rule: what comes of it is what the fold that follows makes of the same log, row for row. In memory
+are the tasks that have not ended, and the ids of those that have; a task is rendered once, when it is over.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from services.projector.rows import Row
 AT_ONCE: Final = 20_000
 """So many events are written in one transaction."""
 _LATE: Final = 1000
-# A file that is being made is thrown away with the process that makes it, so nothing guards it before the end.
+# A file that is being made is thrown away with who makes it, so nothing guards it before the end.
 _PRAGMAS: Final = (
     "journal_mode=OFF",
     "synchronous=OFF",
@@ -38,6 +38,7 @@ class Building:
         self._stream = stream
         self._fold = Fold(0, {})
         self._sequence = 0
+        self._batches: list[Row] = []
         self.events = 0
         self._database = sqlite3.connect(path, isolation_level=None)
         for pragma in _PRAGMAS:
@@ -54,12 +55,16 @@ class Building:
         if len(self._fold.events) >= AT_ONCE:
             in_transaction(self._database, self._drained())
 
+    def take_batches(self, rows: list[Row]) -> None:
+        """Take batches over as they are, since some of their tasks may be no more."""
+        self._batches += rows
+
     def _drained(self) -> Iterator[tuple[str, Iterable[Row]]]:
         """Give what will not change any more, and forget it."""
         fold = self._fold
         yield readmodel.UPSERT_TASK, fold.let_go()
         yield readmodel.INSERT_EVENT, fold.events
-        yield readmodel.INSERT_TAG, sorted(fold.tags)  # type: ignore[type-var]  # of texts and numbers
+        yield readmodel.INSERT_TAG, fold.tags
         yield readmodel.INSERT_MOMENT, fold.tallies.moments
         fold.events.clear()
         fold.tags.clear()
@@ -82,6 +87,7 @@ class Building:
             database,
             (
                 *written(fold),
+                (readmodel.REPLACE_BATCH, self._batches),
                 (readmodel.SET_CHECKPOINT, [(self._sequence, fold.ignored, self._sequence)]),
                 (readmodel.SET_PRUNED, [(pruned,)]),
             ),

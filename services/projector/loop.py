@@ -19,6 +19,7 @@ from services.bus.follow import Follower
 from services.bus.stored import Stored
 from services.bus.streams import StreamInfo, stream_info
 from services.process import background
+from services.projector.indexer import Indexer
 from services.projector.store import Checkpoint, Store, UnusableError, opened, put_in_place
 
 log = structlog.get_logger()
@@ -68,14 +69,19 @@ class Projector:
         checkpoint = await store.checkpoint()
         self._suspect.clear()
         self._reconnected.set()
+        indexer = Indexer(store)
         async with background(
-            self._fold(store, checkpoint), self._fold_progress(store), self._watch_stream(store)
+            self._fold(store, checkpoint),
+            self._fold_progress(store),
+            self._watch_stream(store),
+            indexer.run(),
         ):
             while True:
                 await store.verify_in_place()
                 if self._suspect.is_set():
                     self._suspect.clear()
                     await store.check()
+                    indexer.suspect()
                 await asyncio.sleep(TICK_S)
 
     async def _watch_stream(self, store: Store) -> None:

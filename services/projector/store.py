@@ -3,6 +3,7 @@
 The one rule: rows and checkpoint are committed together, in one hop to the writer's thread.
 """
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -46,6 +47,8 @@ class Checkpoint(Struct, frozen=True):
 class Store:
     def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
         self.path = path
+        self.applied = asyncio.Event()
+        """Set with each batch; whoever waits for it clears it."""
         self._connection = connection
         self._as_we_left_it = _signature(path)
         file = path.resolve()
@@ -59,7 +62,9 @@ class Store:
 
     async def apply(self, batch: list[Stored]) -> int:
         """Fold a batch and commit it with its checkpoint; how many events it ignored."""
-        return await self._hop(lambda db: self._fold_and_checkpoint(db, batch))
+        ignored = await self._hop(lambda db: self._fold_and_checkpoint(db, batch))
+        self.applied.set()
+        return ignored
 
     def _fold_and_checkpoint(self, database: sqlite3.Connection, batch: list[Stored]) -> int:
         told = [recorded(stored) for stored in batch]
@@ -78,6 +83,11 @@ class Store:
     async def apply_progress(self, rows: list[tuple[object, ...]]) -> None:
         """Store the latest progress of running attempts."""
         await self._hop(lambda db: in_transaction(db, [(readmodel.UPSERT_PROGRESS, rows)]))
+
+    async def drop_forgotten(self, numbers: list[int]) -> None:
+        """Note that the text index has nothing more of these tasks."""
+        rows = [(number,) for number in numbers]
+        await self._hop(lambda db: in_transaction(db, [(readmodel.DROP_FORGOTTEN, rows)]))
 
     async def _hop(self, act: Callable[[sqlite3.Connection], T]) -> T:
         """Run on the writer's thread as one piece; aiosqlite says no public word for that."""

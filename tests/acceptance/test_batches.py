@@ -34,10 +34,15 @@ async def test_a_batch_that_is_cancelled_ends_where_it_stands(make_cluster: Make
     cluster = make_cluster()
     await cluster.gpu("IMAGE_GEN_URL_1", step_ms=200.0)
     await cluster.up()
-    request = {"prompt": "a fox", "width": 64, "height": 64, "steps": 20}
+    request = {"prompt": "a fox", "width": 1024, "height": 1024, "steps": 100}
     tasks = [{"kind": "image", "request": request}] * 20
     _, batch = await cluster.ask("POST", BATCH, json={"tasks": tasks})
-    await cluster.reached(batch["task_ids"][0], "RUNNING")
+
+    async def begun() -> bool:
+        _, shown = await cluster.ask("GET", batch["status_url"])
+        return bool(shown["counts"]["RUNNING"])
+
+    await eventually(begun, "one runs")
     status, outcome = await cluster.ask("POST", batch["cancel_url"])
     assert (status, outcome["cancelled"]) == (200, 20)
     status, document = await cluster.ask("GET", f"{batch['status_url']}?wait=20")

@@ -398,6 +398,7 @@ async def test_lists_show_what_there_is_in_a_pipe_on_a_terminal_and_as_json(user
     task_id = await user.done()
     for arguments, head, part in (
         (("tasks", "--kind", "image", "--limit", "1"), "ID ", "DONE"),
+        (("counts", "--kind", "image"), "KIND ", "image"),
         (("backends",), "NAME ", "image-1"),
         (("queues",), "KIND ", "image"),
         (("history", task_id), "SEQUENCE ", "task.done"),

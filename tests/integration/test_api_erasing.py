@@ -176,3 +176,6 @@ async def test_an_unreadable_erasure_by_hand_changes_nothing(
         await rig.append(task_id, TaskErased(by="somebody"))
         await rig.ask("GET", f"{TASKS}/{task_id}?wait=30")
         assert "submitted" in await left(rig, task_id)
+        assert (await erased(rig, task_id))["outcome"] == "ERASED"
+        assert await left(rig, task_id) == ["erased"]
+        assert (await rig.ask("GET", f"{TASKS}/{task_id}")).json["request"]["prompt"] is None

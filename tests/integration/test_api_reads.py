@@ -139,7 +139,11 @@ async def test_lists_are_pages_newest_first(nats_server: NatsServer, tmp_path: P
         assert seen == made[::-1]
         of_status = (await rig.ask("GET", f"{TASKS}?status=cancelled&kind=image")).json["tasks"]
         assert [task["task_id"] for task in of_status] == [made[3]]
-        assert (await rig.ask("GET", f"{TASKS}?kind=speech")).json == {"tasks": [], "next": None}
+        assert (await rig.ask("GET", f"{TASKS}?kind=speech")).json == {
+            "tasks": [],
+            "next": None,
+            "prev": None,
+        }
 
 
 async def test_the_result_is_where_it_says_once_it_is_there(

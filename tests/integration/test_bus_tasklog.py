@@ -95,6 +95,20 @@ async def test_a_schedule_and_its_event_are_stored_together_and_fire(log: TaskLo
     await eventually(fired, "the schedule has fired")
 
 
+async def test_tasks_that_begin_together_are_all_stored_or_none(log: TaskLog, bus: Bus) -> None:
+    later = replace(SUBMITTED.submission, not_before=clock.now() + timedelta(hours=1))
+    tasks = [Beginning(address(), one) for one in (SUBMITTED.submission, later, SUBMITTED.submission)]
+    await log.append(tasks[2].address, SUBMITTED, expected=0, patience_s=2)
+    with pytest.raises(LostRaceError):
+        await log.begin(tasks, patience_s=2)
+    assert (await stream_info(bus, "TASKS")).last == 1
+
+    assert await log.begin([*tasks[:2], Beginning(address(), later)], patience_s=2) == [2, 3, 5]
+    assert (await stream_info(bus, "TASKS")).last == 6
+    found = [await log.lookup(task.address.task_id) for task in tasks]
+    assert [one.task.status for one in found] == [Status.QUEUED, Status.SCHEDULED, Status.QUEUED]
+
+
 async def test_init_run_again_changes_nothing_and_says_so(
     bus: Bus, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ USERS = (
         "cancel",
         "erase",
         "tasks",
+        "counts",
         "dead",
         "replay",
         "redrive",

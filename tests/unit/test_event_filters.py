@@ -86,6 +86,14 @@ def test_a_tag_stands_in_the_document_which_is_read_last() -> None:
     assert not holds(chosen, DONE._replace(user="bob"), unread)
 
 
+@pytest.mark.parametrize(("wanted", "held"), [("red fox", True), ('"fox red"', False), ("fox owl", False)])
+def test_words_are_looked_for_in_the_prompt_of_the_document(wanted: str, held: bool) -> None:  # noqa: FBT001 - a parameter
+    document = event_filters.said(b'{"tags":[],"request":{"prompt":"a red Fox","steps":8}}')
+    chosen = event_filters.parse({"text": wanted})
+    assert holds(chosen, DONE, lambda: document) is held
+    assert not holds(chosen, DONE, Said)
+
+
 def test_nothing_asked_means_everything() -> None:
     assert all(holds(EventFilter(), event, unread) for event in (DONE, STARTED, SUBMITTED, PROGRESS))
     assert event_filters.parse({}) == EventFilter()

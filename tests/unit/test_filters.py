@@ -10,11 +10,11 @@ import pytest
 from schemas import filters, readmodel, selections
 from schemas.errors import Code, RejectedError
 from schemas.filters import ANY_STATUS, DEAD, MEMBERS, UNFINISHED, Filter
+from schemas.leads import FEW, FEW_SORTED
 from schemas.requests import Kind, Priority
-from schemas.selections import Query
+from schemas.selections import Place, Query
 from schemas.task import Status
 
-NEWEST = 2**63 - 1
 Row = tuple[object, ...]
 
 
@@ -28,6 +28,9 @@ def refusal(act: Callable[[], object]) -> RejectedError:
 def database() -> Iterator[sqlite3.Connection]:
     with contextlib.closing(sqlite3.connect(":memory:")) as opened:
         opened.executescript(readmodel.TABLES + readmodel.INDEXES)
+        opened.execute("ATTACH ':memory:' AS text")
+        opened.execute("CREATE VIRTUAL TABLE text.prompts USING fts5 (words)")
+        opened.create_function("stands_in", 2, lambda _words, _wanted: True)
         yield opened
 
 
@@ -65,6 +68,10 @@ def test_text_is_read_as_what_the_member_is() -> None:
         ("user", "x" * 129, Code.OUT_OF_RANGE),
         ("finished_before", "2026-11-24T09:00:00", Code.OUT_OF_RANGE),
         ("submitted_after", "now", Code.OUT_OF_RANGE),
+        ("text", "", Code.OUT_OF_RANGE),
+        ("text", "?!", Code.OUT_OF_RANGE),
+        ("text", "sn*", Code.OUT_OF_RANGE),
+        ("text", "x" * 257, Code.OUT_OF_RANGE),
         ("tag", ["a"], Code.WRONG_TYPE),
         ("status", 7, Code.WRONG_TYPE),
     ],
@@ -96,9 +103,16 @@ def test_an_action_on_everything_has_to_say_so() -> None:
     assert set(refused.extra["allowed"]) == {*MEMBERS, "all", "reason"}
 
 
-def plan(database: sqlite3.Connection, query: Query) -> list[str]:
-    rows = database.execute(f"EXPLAIN QUERY PLAN {query.text}", query.parameters)
-    return [step for *_, step in rows if " t " in step or " g " in step]
+def steps(database: sqlite3.Connection, query: Query) -> list[str]:
+    return [step for *_, step in database.execute(f"EXPLAIN QUERY PLAN {query.text}", query.parameters)]
+
+
+def beginning(database: sqlite3.Connection, query: Query) -> list[str]:
+    """Give where a query begins, once for each way in which it does."""
+    found = [step for step in steps(database, query) if any(f" {name} " in f"{step} " for name in "tgf")]
+    return [
+        step for step in found if "<" in step or "=" in step or "f VIRTUAL" in step or "finished" in step
+    ]
 
 
 @pytest.mark.parametrize(
@@ -108,40 +122,71 @@ def plan(database: sqlite3.Connection, query: Query) -> list[str]:
         ({"user": "ada", "status": "FAILED", "kind": "image"}, "tasks_by_user (user=? AND number<?)"),
         ({"error": "oom", "status": "FAILED"}, "tasks_by_error (error_code=? AND number<?)"),
         ({"backend": "image-1"}, "tasks_by_backend (backend=? AND number<?)"),
-        ({"status": "FAILED"}, "tasks_by_status (status=? AND number<?)"),
-        ({"status": "FAILED,EXPIRED"}, "tasks_by_status (status=? AND number<?)"),
+        ({"status": "FAILED"}, "tasks_by_kind_and_status (kind=? AND status=? AND number<?)"),
+        ({"status": "FAILED,EXPIRED"}, "tasks_by_kind_and_status (kind=? AND status=? AND number<?)"),
         (
-            {"status": "QUEUED", "kind": "image"},
+            {"status": "QUEUED", "kind": "image", "model": "sdxl"},
             "tasks_by_kind_and_status (kind=? AND status=? AND number<?)",
         ),
-        ({"model": "Qwen/Qwen-Image"}, "tasks_by_model (model=? AND number<?)"),
-        ({"finished_after": "2026-11-24T09:00:00Z"}, "tasks_by_end (finished_at>?)"),
-        ({"finished_before": "2026-11-24T09:00:00Z"}, "tasks_by_end (finished_at<?)"),
+        ({"model": "Qwen/Qwen-Image"}, "tasks_by_kind_and_model (kind=? AND model=? AND number<?)"),
+        ({"model": "sdxl", "status": "DONE"}, "tasks_by_kind_and_model (kind=? AND model=? AND number<?)"),
+        ({"finished_after": "2026-11-24T09:00:00Z"}, "INTEGER PRIMARY KEY (rowid<?)"),
+        ({"finished_before": "2026-11-24T09:00:00Z"}, "INTEGER PRIMARY KEY (rowid<?)"),
         ({"tenant": "acme"}, "tasks_by_tenant (tenant=? AND number<?)"),
-        ({"kind": "image"}, "tasks_by_kind (kind=? AND number<?)"),
+        ({"kind": "image"}, "tasks_by_kind_and_priority (kind=? AND priority=? AND number<?)"),
+        ({"priority": "low"}, "tasks_by_kind_and_priority (kind=? AND priority=? AND number<?)"),
         ({"tag": "zoo", "user": "ada"}, "SEARCH g USING PRIMARY KEY (tag=? AND number<?)"),
+        ({"text": "fox", "user": "ada"}, "SCAN f VIRTUAL TABLE"),
         ({"submitted_after": "2026-11-24T09:00:00Z"}, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
         ({"submitted_before": "2026-11-24T09:00:00Z"}, "INTEGER PRIMARY KEY (rowid<?)"),
-        ({"priority": "low"}, "INTEGER PRIMARY KEY (rowid<?)"),
         ({}, "INTEGER PRIMARY KEY (rowid<?)"),
     ],
 )
-def test_a_list_is_read_by_the_index_that_leaves_least_over(
+def test_a_list_of_many_is_read_in_order_by_an_index(
     database: sqlite3.Connection, said: dict[str, str], index: str
 ) -> None:
-    steps = plan(database, selections.list_tasks(filters.parse(said), NEWEST, 50))
+    query = selections.one_side(filters.parse(said), Place(), 50)
 
-    assert index in steps[0], steps
-    assert not any(step.startswith("SCAN t") for step in steps)
+    assert index in beginning(database, query)[0], steps(database, query)
+    assert not any(step.startswith("SCAN t") for step in steps(database, query))
 
 
-def test_only_the_few_that_were_found_are_sorted_where_one_value_is_looked_for(
-    database: sqlite3.Connection,
+@pytest.mark.parametrize(
+    ("said", "measured", "index"),
+    [
+        ({"user": "ada", "status": "FAILED", "kind": "image"}, (FEW, 7, FEW), "tasks_by_kind_and_status"),
+        ({"tag": "zoo", "user": "ada"}, (FEW, 7), "tasks_by_user"),
+        ({"tag": "zoo", "user": "ada"}, (3, 7), "SEARCH g"),
+        ({"text": "fox", "user": "ada"}, (7,), "tasks_by_user"),
+        ({"text": "fox", "user": "ada"}, (FEW,), "SCAN f VIRTUAL TABLE"),
+        ({"finished_after": "2026-11-24T09:00:00Z"}, (FEW_SORTED - 1,), "tasks_by_end"),
+        ({"finished_after": "2026-11-24T09:00:00Z"}, (FEW_SORTED,), "INTEGER PRIMARY KEY"),
+    ],
+)
+def test_a_list_begins_with_what_leaves_few(
+    database: sqlite3.Connection, said: dict[str, str], measured: tuple[int, ...], index: str
 ) -> None:
-    for name in ("user", "error", "backend", "status", "model", "tenant", "tag"):
+    chosen = filters.parse(said)
+    asked = selections.measure(chosen)
+
+    assert asked is not None
+    assert database.execute(*asked).fetchone() == (0,) * len(measured)
+    query = selections.one_side(chosen, Place(), 50, measured)
+    assert index in beginning(database, query)[0], steps(database, query)
+
+
+def test_nothing_is_measured_where_there_is_no_choice() -> None:
+    for said in ({}, {"user": "ada"}, {"status": "FAILED,EXPIRED"}, {"text": "fox"}):
+        assert selections.measure(filters.parse(said)) is None
+
+
+def test_only_the_few_that_were_found_are_sorted(database: sqlite3.Connection) -> None:
+    for name in ("user", "error", "backend", "tenant", "tag", "text"):
         query = selections.select_tasks(filters.parse({name: "failed"}), 50)
-        rows = database.execute(f"EXPLAIN QUERY PLAN {query.text}", query.parameters)
-        assert sum("TEMP B-TREE" in step for *_, step in rows) == 1, name
+        assert sum("TEMP B-TREE" in step for step in steps(database, query)) == 1, name
+    several = selections.one_side(filters.parse({"status": "FAILED,EXPIRED,CANCELLED"}), Place(), 50)
+    branches = [step for step in steps(database, several) if "INDEX" in step]
+    assert (len(branches), several.text.count("LIMIT")) == (6, 7)
 
 
 def test_successors_are_looked_for_by_their_origin(database: sqlite3.Connection) -> None:
