@@ -7,6 +7,7 @@ The one rule: nothing else spells a subject or a name. Configurations are the JS
 import base64
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from msgspec import Struct
@@ -30,6 +31,8 @@ APPLIED: Final = "taskfold.applied"
 """The projector's hint that it has committed; its content is trusted by nobody."""
 SUSPECT: Final = "taskfold.readmodel.suspect"
 """A reader's hint that the read model's file could not be read."""
+REBUILD: Final = "taskfold.readmodel.rebuild"
+"""A request that every projector makes its read model anew; each tells how far it is until it is done."""
 WAKE_SUBMITTED: Final = "wake.*.*.*.*.*.submitted"
 WAKE_CANCELLED: Final = "wake.*.*.*.*.*.cancelled"
 WAKE_EXPIRED: Final = "wake.*.*.*.*.*.expired"
@@ -115,11 +118,19 @@ def lane_of_filter(subject: str) -> Lane | None:
 
 def parse_subject(subject: str) -> tuple[Address, str]:
     """Split ``task.<kind>.<model>.<priority>.<lane>.<id>.<event>``, or its ``wake.`` twin, in two."""
-    tokens = subject.split(".")
-    lane = _lane(tokens) if len(tokens) == 7 else None  # noqa: PLR2004 - as above
-    if lane is None:
+    prefix, _, token = subject.rpartition(".")
+    address = _address(prefix)
+    if address is None:
         raise UndecodableError(f"not the subject of an event: {subject}")
-    return Address(lane, TaskId(tokens[5])), tokens[6]
+    return address, token
+
+
+@lru_cache(maxsize=16_384)
+def _address(prefix: str) -> Address | None:
+    """Read what the events of a task have in common; they come soon after one another."""
+    tokens = prefix.split(".")
+    lane = _lane(tokens) if len(tokens) == 6 else None  # noqa: PLR2004 - as above, less the last
+    return Address(lane, TaskId(tokens[5])) if lane else None
 
 
 def _lane(tokens: list[str]) -> Lane | None:

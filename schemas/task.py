@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from schemas.events import (
     Artifact,
@@ -140,12 +140,12 @@ def evolve(task: Task, recorded: Recorded) -> Task:
     if status is None:
         return task
     changed = _apply(task, event, recorded.at)
-    return replace(
-        changed,
-        status=status,
-        sequence=recorded.sequence,
-        finished_at=changed.finished_at or (recorded.at if status in FINAL else None),
-    )
+    # A copy that nobody else has seen yet; another one would cost as much as all the rest.
+    force_setattr(changed, "status", status)
+    force_setattr(changed, "sequence", recorded.sequence)
+    if status in FINAL and changed.finished_at is None:
+        force_setattr(changed, "finished_at", recorded.at)
+    return changed
 
 
 def _apply(task: Task, event: TaskEvent, at: datetime) -> Task:

@@ -229,6 +229,18 @@ def backup(folder: Path, *, as_json: bool) -> None:
 
 @main.command()
 @_config
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def rebuild(*, as_json: bool) -> None:
+    """Make the read model of every projector anew from the log, while it goes on serving."""
+    settings = process.effective_settings(_file())
+    from services.cli import rebuild as rebuilding  # noqa: PLC0415 - see the rule
+    from services.cli.running import run  # noqa: PLC0415 - see the rule
+
+    run(rebuilding.rebuild(settings, as_json=as_json))
+
+
+@main.command()
+@_config
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def restore(folder: Path, *, as_json: bool) -> None:

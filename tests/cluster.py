@@ -65,6 +65,10 @@ class Process:
                 stderr=output,
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 

@@ -23,6 +23,7 @@ _PARTS: Final = 5
 _PLACE: Final = 5
 """Of the sequence among the tokens of a reply subject."""
 _MILLISECOND: Final = 1_000_000
+_NONE: Final[dict[str, str]] = {}
 
 
 class _Parser(Parser):
@@ -114,11 +115,11 @@ class BulkFollower(Follower):
         place = _PLACE if len(tokens) == _PLACE + 4 else _PLACE + 2  # as ``from_consumer`` has it
         sequence, consumer_sequence, nanoseconds, pending = tokens[place : place + 4]
         return Stored(
-            subject=subject.decode(),
-            body=body,
-            headers={},
-            sequence=int(sequence),
-            at=datetime.fromtimestamp(int(nanoseconds) // _MILLISECOND / 1000, UTC),
+            subject.decode(),
+            body,
+            _NONE,
+            int(sequence),
+            datetime.fromtimestamp(int(nanoseconds) // _MILLISECOND / 1000, UTC),
             consumer_sequence=int(consumer_sequence),
             pending=int(pending),
         )

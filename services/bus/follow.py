@@ -6,7 +6,7 @@ consumer, since whatever the old one had under way is lost.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final
 
 import msgspec
@@ -59,7 +59,7 @@ class Follower:
         self._reset, self.current = True, False
         self._arrived.set()
 
-    async def batches(self) -> AsyncIterator[list[Stored]]:
+    async def batches(self) -> AsyncGenerator[list[Stored], None]:
         """Give what arrives, as much as there is at a time; runs until it is cancelled."""
         while True:
             try:

@@ -1,4 +1,8 @@
-"""A message as JetStream stored it, however it came: by direct get or from a consumer."""
+"""A message as JetStream stored it, however it came: by direct get or from a consumer.
+
+The one rule: its time is of milliseconds, as all times that are shown, so that what is read back from what
+was shown is the same.
+"""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -40,7 +44,7 @@ def from_consumer(message: Msg) -> Stored:
         body=message.data,
         headers=message.headers or {},
         sequence=int(sequence),
-        at=_EPOCH + timedelta(microseconds=int(nanoseconds) // 1000),
+        at=_EPOCH + timedelta(milliseconds=int(nanoseconds) // 1_000_000),
         reply=message.reply,
         deliveries=int(deliveries),
         consumer_sequence=int(consumer_sequence),
@@ -61,9 +65,9 @@ def from_direct_get(message: Msg) -> Stored:
 
 
 def _parse_time(text: str) -> datetime:
-    """Cut nanoseconds to microseconds, as from_consumer does, so that both give the same instant."""
+    """Cut nanoseconds to milliseconds, as from_consumer does, so that both give the same instant."""
     seconds, _, rest = text.rstrip("Z").partition(".")
-    return datetime.fromisoformat(f"{seconds}.{rest[:6]:0<6}+00:00")
+    return datetime.fromisoformat(f"{seconds}.{rest[:3]:0<3}+00:00")
 
 
 def recorded(stored: Stored) -> tuple[Address | None, Recorded]:

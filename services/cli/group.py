@@ -33,7 +33,7 @@ _USERS: Final = {
     "top": "services.cli.commands",
     "simulate": "services.cli.simulate",
 }
-_HERE: Final = ("backup", "restore", "doctor", "config", "completion")
+_HERE: Final = ("backup", "restore", "rebuild", "doctor", "config", "completion")
 EPILOG: Final = """\b
 Exit codes:
   0    done

@@ -4,10 +4,11 @@ The one rule: it ends with a whole file and the line that says so, or with neith
 """
 
 import asyncio
+import gc
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -83,8 +84,8 @@ def _history(older: sqlite3.Connection, first: int) -> Iterator[Told]:
         yield address_of(address), views.recorded(wire)
 
 
-async def build(order: Order) -> None:
-    """Make the file; progress goes to standard output, a JSON line at a time."""
+async def build(order: Order, tell: Callable[[Progress], None]) -> None:
+    """Make the file, and tell now and then how far it is."""
     bus = BulkBus(order.url, order.name)
     await bus.connect()
     building = Building(Path(order.path), order.stream)
@@ -99,17 +100,17 @@ async def build(order: Order) -> None:
             building.take(map(recorded, batch))
             if monotonic() - told_at > TELL_S:
                 told_at = monotonic()
-                _tell(Progress(events=building.events - carried, of=of))
+                tell(Progress(events=building.events - carried, of=of))
 
     async with background(fill()):
         await follower.caught_up.wait()
     await bus.close()
     events = building.events - carried
-    _tell(Progress(events=events, of=events))
-    _tell(Progress(events=events, of=events, sequence=building.finish(pruned)))
+    tell(Progress(events=events, of=events))
+    tell(Progress(events=events, of=events, sequence=building.finish(pruned)))
 
 
-def _tell(progress: Progress) -> None:
+def _write(progress: Progress) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(progress) + b"\n")
     sys.stdout.buffer.flush()
 
@@ -117,8 +118,9 @@ def _tell(progress: Progress) -> None:
 def main() -> None:
     telemetry.configure("projector", "warning", "text")
     os.nice(_NICE)  # who reads comes first
+    gc.disable()  # a million tasks are no garbage, and the process ends with its file
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
-    asyncio.run(build(order))
+    asyncio.run(build(order, _write))
 
 
 if __name__ == "__main__":

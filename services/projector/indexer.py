@@ -162,6 +162,26 @@ class _Worker:
         self._thread.shutdown()
 
 
+async def fill(store: Store) -> None:
+    """Index a whole read model that nobody reads yet."""
+    worker = _Worker()
+    file = None
+    try:
+        file = await worker.run(lambda: TextFile(store.path))
+        while await worker.run(file.add):
+            pass
+    except (SpoiltError, sqlite3.Error, OSError) as error:
+        log.warning("text.unusable", reason=str(error))  # made anew by who follows
+    finally:
+        if file is not None:
+            file.interrupt()
+        worker.end(file.close if file is not None else _nothing)
+
+
+def _nothing() -> None:
+    """There was no file."""
+
+
 class Indexer:
     """Indexes a read model that is being followed."""
 

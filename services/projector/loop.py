@@ -13,29 +13,33 @@ import structlog
 from schemas import events, subjects, views
 from schemas.errors import UnavailableError
 from schemas.ids import TaskId
-from services import clock
-from services.bus.connection import ApiError, Bus
+from services.bus.connection import Bus
 from services.bus.follow import Follower
 from services.bus.stored import Stored
-from services.bus.streams import StreamInfo, stream_info
 from services.process import background
+from services.projector.copies import tidy
 from services.projector.indexer import Indexer
-from services.projector.store import Checkpoint, Store, UnusableError, opened, put_in_place
+from services.projector.rebuilding import Rebuilder
+from services.projector.rebuilds import Rebuilds
+from services.projector.store import Checkpoint, Store, UnusableError, opened
 
 log = structlog.get_logger()
 
 TICK_S: Final = 0.25
-RETRY_S: Final = 0.5
 # The first event of a burst is folded at once; what comes within this time after it is one batch, which
 # costs a commit and a hint instead of many.
 BREATH_S: Final = 0.005
 
 
 class Projector:
-    def __init__(self, bus: Bus, path: Path, name: str) -> None:
+    """``url``: where the server is for a process of its own; ``called``: what people know it by."""
+
+    def __init__(self, bus: Bus, url: str, path: Path, name: str, called: str) -> None:
         self._bus = bus
         self._path = path
         self._name = name
+        self._rebuilds = Rebuilds(bus, called)
+        self._rebuilder = Rebuilder(bus, url, path, name, self._rebuilds)
         self._suspect = asyncio.Event()
         self._reconnected = asyncio.Event()
         bus.on_reconnect(self._reconnected.set)
@@ -43,29 +47,32 @@ class Projector:
     async def run(self) -> None:
         """Project for ever; runs until it is cancelled."""
         await self._bus.subscribe(subjects.SUSPECT, self._on_suspect)
-        if not self._path.exists():
-            await self._rebuild()
-        while True:
-            try:
-                async with opened(self._path) as store:
-                    await self._follow(store)
-            except* (UnusableError, sqlite3.Error) as errors:
-                log.warning("readmodel.unusable", path=str(self._path), reason=_text(errors))
-            await self._rebuild()
+        await self._bus.subscribe(subjects.REBUILD, self._rebuilds.receive)
+        tidy(self._path)
+        async with background(self._rebuilds.run(), self._rebuilder.compare()):
+            if not self._path.exists():
+                await self._rebuilder.make()
+            while True:
+                await self._serve()
+
+    async def _serve(self) -> None:
+        """Follow into the file that is in place, until another is; make one where it cannot be used."""
+        try:
+            async with opened(self._path) as store:
+                built = await self._follow(store)
+                await self._rebuilder.switch(store, built)
+        except* (UnusableError, sqlite3.Error) as errors:
+            log.warning("readmodel.unusable", path=str(self._path), reason=_text(errors))
+            await self._rebuilder.make()
 
     async def _on_suspect(self, _: object) -> None:
         self._suspect.set()
 
-    async def _identity(self) -> StreamInfo:
-        while True:
-            try:
-                return await stream_info(self._bus, subjects.TASKS)
-            except (UnavailableError, ApiError) as error:
-                log.debug("stream.waiting", error=str(error))
-                await asyncio.sleep(RETRY_S)
+    async def _follow(self, store: Store) -> Path:
+        """Fold what comes, until a new file has been built beside this one, and give that.
 
-    async def _follow(self, store: Store) -> None:
-        """Fold what comes; ends with UnusableError once the file or the stream is not what it was."""
+        UnusableError once the file or the stream is not what it was.
+        """
         checkpoint = await store.checkpoint()
         self._suspect.clear()
         self._reconnected.set()
@@ -75,26 +82,34 @@ class Projector:
             self._fold_progress(store),
             self._watch_stream(store),
             indexer.run(),
+            self._watch_file(store, indexer),
         ):
             while True:
-                await store.verify_in_place()
-                if self._suspect.is_set():
-                    self._suspect.clear()
-                    await store.check()
-                    indexer.suspect()
-                await asyncio.sleep(TICK_S)
+                await self._rebuilds.asked.wait()
+                self._rebuilds.asked.clear()
+                if built := await self._rebuilder.beside(store):
+                    return built
+
+    async def _watch_file(self, store: Store, indexer: Indexer) -> None:
+        while True:
+            await store.verify_in_place()
+            if self._suspect.is_set():
+                self._suspect.clear()
+                await store.check()
+                indexer.suspect()
+            await asyncio.sleep(TICK_S)
 
     async def _watch_stream(self, store: Store) -> None:
         """Compare the stream's identity with the checkpoint's, at the start and after each reconnect."""
         while True:
             await self._reconnected.wait()
             self._reconnected.clear()
-            stream, checkpoint = await self._identity(), await store.checkpoint()
+            stream, checkpoint = await self._rebuilder.identity(), await store.checkpoint()
             if stream.created != checkpoint.stream or stream.last < checkpoint.sequence:
                 raise UnusableError("was folded from another stream")
 
     async def _fold(self, store: Store, checkpoint: Checkpoint) -> None:
-        follower = self._follower(checkpoint.sequence + 1)
+        follower = self._rebuilder.follower(checkpoint.sequence + 1)
         async for batch in follower.batches():
             await store.verify_in_place()
             if ignored := await store.apply(batch):
@@ -114,28 +129,6 @@ class Projector:
             await self._bus.send(subjects.APPLIED)
         except UnavailableError:
             return  # a hint: readers look by themselves
-
-    def _follower(self, start: int) -> Follower:
-        name = f"projector-{self._name}"
-        return Follower(self._bus, subjects.TASKS, subjects.TASK_EVENTS, name, start)
-
-    async def _rebuild(self) -> None:
-        """Fold the whole log into a new file, and put it in place once it has caught up."""
-        stream = await self._identity()
-        log.info("readmodel.rebuilding", up_to=stream.last)
-        built = self._path.with_name(f"{self._path.name}.{clock.new_name()[:8]}")
-        async with opened(built, new_for=stream.created) as store:
-            follower = self._follower(1)
-            async with background(self._fill(follower, store)):
-                await follower.caught_up.wait()
-            await store.seal()
-            checkpoint = await store.checkpoint()
-        put_in_place(built, self._path)
-        log.info("readmodel.rebuilt", sequence=checkpoint.sequence)
-
-    async def _fill(self, follower: Follower, store: Store) -> None:
-        async for batch in follower.batches():
-            await store.apply(batch)
 
 
 def _progress_row(stored: Stored) -> tuple[object, ...] | None:

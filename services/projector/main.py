@@ -1,6 +1,7 @@
 """Wires the projector together; the only module here that reads settings."""
 
 import asyncio
+import socket
 from pathlib import Path
 
 import structlog
@@ -34,7 +35,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         return
     log.info("projector.started", readmodel=str(path))
     try:
-        async with background(Projector(bus, path, name).run(), announce(path)):
+        async with background(
+            Projector(bus, settings.bus_url, path, name, f"{socket.gethostname()}:{path}").run(),
+            announce(path),
+        ):
             await stop.wait()
     finally:
         await bus.close()

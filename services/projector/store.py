@@ -122,25 +122,15 @@ class Store:
 
 
 @contextlib.asynccontextmanager
-async def opened(path: Path, *, new_for: str | None = None) -> AsyncIterator[Store]:
-    """Open the read model, or make a new one for the stream of that identity.
-
-    UnusableError if it is not sound.
-    """
-    if new_for is None and not path.exists():  # noqa: ASYNC240 - a look, not a read
+async def opened(path: Path) -> AsyncIterator[Store]:
+    """Open a read model; UnusableError if that cannot be used."""
+    if not path.exists():  # noqa: ASYNC240 - a look, not a read
         raise UnusableError("is not there")
     connection = await aiosqlite.connect(path, isolation_level=None)
     try:
         for pragma in _PRAGMAS:
             await connection.execute_fetchall(f"PRAGMA {pragma}")
-        if new_for is not None:
-            await connection.executescript(readmodel.TABLES + readmodel.INDEXES)
-            values = (0, new_for, readmodel.SCHEMA_VERSION)
-            await connection.execute_fetchall(readmodel.INIT_CHECKPOINT, values)
-        store = Store(path, connection)
-        if new_for is None:
-            await store.check()
-        yield store
+        yield Store(path, connection)
     except sqlite3.DatabaseError as error:
         raise UnusableError(f"cannot be used: {error}") from error
     finally:

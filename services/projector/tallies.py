@@ -17,6 +17,7 @@ from services.projector.rows import Known, Row, encode, tenant, time
 EVERY_TENANT: Final = "*"
 IN_QUEUE: Final = (Status.SCHEDULED, Status.QUEUED, Status.RETRYING, Status.RUNNING)
 """What a queue counts, in the order of its columns."""
+_QUEUED: Final = frozenset(IN_QUEUE)
 IN_BATCH: Final = (
     Status.SCHEDULED,
     Status.QUEUED,
@@ -68,7 +69,6 @@ class Tallies:
         for (kind, model), numbers in queues.items():
             for status, n in zip(IN_QUEUE, numbers, strict=True):
                 self._queues[kind, model, status] = n
-        self._noted: Counter[_Move] = Counter()
         self._moved: Counter[_Move] = Counter()
         self._batches: dict[BatchId, _Batch] = {}
         self.moments: list[Row] = []
@@ -83,21 +83,23 @@ class Tallies:
 
     def _note(self, moment: int) -> None:
         """Note what there was before the event that is being folded, which comes at the moment or after."""
-        moved = Counter(self._moved)
-        moved.subtract(self._noted)
-        self._queues.update(_in_queue(moved))
-        self._noted = Counter(self._moved)
         rows: dict[tuple[str, str], list[int]] = {}
         for (kind, model, status), n in self._queues.items():
-            rows.setdefault((kind, model), [0] * len(IN_QUEUE))[IN_QUEUE.index(status)] = n
-        shown = [[*queue, *numbers] for queue, numbers in sorted(rows.items()) if any(numbers)]
+            if n:
+                rows.setdefault((kind, model), [0] * len(IN_QUEUE))[IN_QUEUE.index(status)] = n
+        shown = [[*queue, *numbers] for queue, numbers in sorted(rows.items())]
         self.moments.append((moment - 1, encode(shown)))
 
     def move(self, task: Task, known: Known, recorded: Recorded) -> None:
         """Count what an event has made of ``task``, which is ``known`` as it is now."""
         before, after, made = task.status, known.task.status, known.task.submission
         if before is not after:
-            self._moved[known.address.lane, before, tenant(task.submission), after, tenant(made)] += 1
+            lane = known.address.lane
+            self._moved[lane, before, tenant(task.submission), after, tenant(made)] += 1
+            if before in _QUEUED:
+                self._queues[lane.kind, lane.model, before] -= 1
+            if after in _QUEUED:
+                self._queues[lane.kind, lane.model, after] += 1
         if made is None or made.batch is None:
             return
         batch = self._batches.get(made.batch.batch_id)
