@@ -141,7 +141,9 @@ OLDER_EVENTS: Final = """
 SELECT address, wire FROM history WHERE number < ? AND sequence < ? ORDER BY sequence
 """
 OLDER_BATCHES: Final = "SELECT * FROM batches WHERE number < ? AND finished_at IS NOT NULL"
-REPLACE_BATCH: Final = "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+REPLACE_BATCH: Final = (
+    "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 SET_PRUNED: Final = "UPDATE checkpoint SET pruned = max(pruned, ?) WHERE one = 1"
 GET_STATE: Final = "SELECT number, address, state FROM tasks WHERE task_id = ?"
 HISTORY_OF_TASK: Final = "SELECT wire FROM events WHERE number = ? ORDER BY sequence"

@@ -126,8 +126,8 @@ def legal(task: Task, recorded: Recorded) -> bool:
 def _after(task: Task, event: TaskEvent | Undecodable) -> Status | None:
     """Give the status after an event, None for one that is not legal."""
     status = task.status
-    if status is Status.ABSENT and isinstance(event, TaskErased) and event.facts:
-        status = Status(event.facts.status)  # what came before it is gone from the log
+    if status not in FINAL and isinstance(event, TaskErased) and event.facts:
+        status = Status(event.facts.status)  # some or all that came before it is gone from the log
     return TRANSITIONS.get((status, type(event)))  # type: ignore[arg-type]  # Undecodable is in no row
 
 

@@ -1,7 +1,6 @@
-"""What keeps the read model within bounds: the SQL by which finished tasks leave it.
+"""What looks after the read model: the SQL by which finished tasks leave it, and of its checksum.
 
-The one rule: as in ``readmodel``, of which this is a part; each statement but the first is about one task or one
-batch, by its key.
+The one rule: as in ``readmodel``, of which this is a part; what drops is of one task or batch, by its key.
 """
 
 from typing import Final
@@ -23,7 +22,6 @@ DELETE FROM batches
 WHERE batch_id = ?1 AND finished_at < ?2 AND NOT EXISTS (SELECT 1 FROM tasks WHERE batch = ?1)
 """
 DROP_MOMENTS: Final = "DELETE FROM moments WHERE sequence < ?"
-"""No moment before that can be asked for any more."""
 FACTS: Final = {
     "tasks": "SELECT * FROM tasks ORDER BY number",
     "tags": "SELECT * FROM tags ORDER BY tag, number",
@@ -32,7 +30,8 @@ FACTS: Final = {
     "counts": "SELECT * FROM counts WHERE n <> 0 ORDER BY kind, tenant, status",
     "lane_depths": "SELECT * FROM lane_depths WHERE n <> 0 ORDER BY lane",
     "queues": """
-SELECT * FROM queues WHERE scheduled <> 0 OR queued <> 0 OR retrying <> 0 OR running <> 0 ORDER BY kind, model
+SELECT * FROM queues WHERE scheduled <> 0 OR queued <> 0 OR retrying <> 0 OR running <> 0
+ORDER BY kind, model
 """,
 }
 """By table, the rows of which every read model of the same log has the same. A count of 0 is no row."""

@@ -111,6 +111,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sse_coalesce_s: Annotated[float, Meta(ge=0, description="events of so long go out together")] = 0.1
     sweep_interval_s: Annotated[Positive, Meta(description="between looks for expired tasks")] = 1.0
 
+    keep_tasks_days: Annotated[Positive, Meta(description="how long finished tasks can be looked at")] = (
+        90.0
+    )
+    snapshot_interval_h: Annotated[
+        float, Meta(ge=0, description="between copies of the read model; 0: none are made")
+    ] = 24.0
+
     balancing: Annotated[Balancing, Meta(description="how tasks find a GPU")] = "least_expected_completion"
     balancing_image: Annotated[Balancing | None, Meta(description="the same, for images alone")] = None
     balancing_speech: Annotated[Balancing | None, Meta(description="the same, for speech alone")] = None
@@ -229,6 +236,10 @@ def load(env: Mapping[str, str], config: Path | None = None) -> Settings:
             raise SettingsError(
                 f"{name}: at most max_age_days, which is {settings.max_age_days:g}, got {days:g}"
             )
+    if (days := settings.keep_tasks_days) < settings.max_age_days:
+        raise SettingsError(
+            f"keep_tasks_days: at least max_age_days, which is {settings.max_age_days:g}, got {days:g}"
+        )
     return settings
 
 

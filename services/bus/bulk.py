@@ -1,7 +1,7 @@
 """Following a stream in bulk: for whoever reads millions of messages and wants nothing of their headers.
 
-The one rule: what arrives is the same as by ``Follower``, but that headers are left unread. The client parses a
-message in 15 µs and hands it over through a queue and a task; here it is cut out of what was received, in 2.
+The one rule: what arrives is the same as by ``Follower``, but that headers are left unread. The client
+parses a message in 15 µs and hands it over by a queue and a task; here it is cut out of what was received.
 """
 
 from collections.abc import Callable

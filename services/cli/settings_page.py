@@ -21,6 +21,7 @@ GROUPS: Final = {
     "api_host": "Processes",
     "lanes": "Made by init",
     "queue_limit": "Api",
+    "keep_tasks_days": "Projector",
     "balancing": "Dispatcher",
     "simulated_gpus": "Simulated GPUs of up",
     "image_gen_urls": "GPUs",

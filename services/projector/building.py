@@ -67,10 +67,9 @@ class Building:
         fold = self._fold
         yield readmodel.UPSERT_TASK, fold.let_go()
         yield readmodel.INSERT_EVENT, fold.events
-        yield readmodel.INSERT_TAG, fold.tags
         yield readmodel.INSERT_MOMENT, fold.tallies.moments
         if len(fold.tags) > _TAGS:
-            yield readmodel.INSERT_TAG, sorted(fold.tags)  # type: ignore[type-var]  # of text and number
+            yield readmodel.INSERT_TAG, sorted(fold.tags)
             fold.tags.clear()
         fold.events.clear()
         fold.tallies.moments.clear()
@@ -81,7 +80,7 @@ class Building:
         ``pruned``: as the checkpoint of the file that old tasks were taken from has it.
         """
         database, fold = self._database, self._fold
-        fold.tags.sort()  # type: ignore[call-overload]  # as above
+        fold.tags.sort()
         erased = list(fold.erased)
         fold.erased.clear()  # their events can be found only once there is an index
         in_transaction(database, self._drained())

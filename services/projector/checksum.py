@@ -1,7 +1,7 @@
 """One digest over all that a read model says, to tell whether two of them say the same.
 
-The one rule: it is of the rows in the order of their keys, not of the bytes of a file; and of facts alone, not of
-what is on its way (progress, what the text index has to forget) or depends on how the file was made.
+The one rule: it is of the rows in the order of their keys, not of the bytes of a file; and of facts alone,
+not of what is on its way (progress, what the text index has to forget) or depends on how a file was made.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 def checksum(database: sqlite3.Connection) -> str:
-    """Give the digest in hex digits; the connection stands in a transaction, so that it is of one moment."""
+    """Give the digest in hex digits; of one moment, if the connection stands in a transaction."""
     digest = hashlib.sha256()
     for name, rows in upkeep.FACTS.items():
         digest.update(_encode(name))

@@ -1,6 +1,7 @@
 """Copies of the read model, so that a start-up does not depend on the age of the log.
 
-The one rule: a copy comes under its name whole or not at all, and what is started from is read through before.
+The one rule: a copy comes under its name once it was read through and found whole, and what is made of one
+is read through again.
 """
 
 import asyncio
@@ -8,7 +9,6 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -44,17 +44,18 @@ def snapshot_of(path: Path) -> Path:
 
 
 async def keep_copied(path: Path, every: timedelta) -> None:
-    """Have a copy beside the file that is never older than that, unless it is zero; runs until cancelled."""
+    """Have a copy beside the file that is not older than that, unless it is zero; runs until cancelled."""
     if not every:
         return
     if await asyncio.to_thread(_of_another, path):
         await _try(path)
     while True:
-        await asyncio.sleep(_due_s(snapshot_of(path), every))
+        await asyncio.sleep(due_s(snapshot_of(path), every))
         await _try(path)
 
 
-def _due_s(snapshot: Path, every: timedelta) -> float:
+def due_s(snapshot: Path, every: timedelta) -> float:
+    """Say in how many seconds the copy will be too old."""
     try:
         made = snapshot.stat().st_mtime
     except OSError:
@@ -73,18 +74,22 @@ def _of_another(path: Path) -> bool:
 async def _try(path: Path) -> None:
     try:
         await copy(path)
-    except (sqlite3.Error, OSError) as error:
+    except (UnusableError, sqlite3.Error, OSError) as error:
         log.warning("snapshot.failed", reason=str(error))
         await asyncio.sleep(RETRY_S)
 
 
 async def copy(path: Path) -> None:
-    """Copy the file as it is now, beside whoever writes it; sqlite3.Error and OSError as they come."""
+    """Copy the file as it is now, beside whoever writes it.
+
+    UnusableError where that is not sound, sqlite3.Error, OSError: the copy from before stays.
+    """
     snapshot = snapshot_of(path)
     part = snapshot.with_name(snapshot.name + _PART)
     began = clock.monotonic()
     try:
-        sequence = await look(path, partial(_copy, part=part))
+        sequence = await look(path, partial(copy_into, part=part))
+        await sound(part)
         part.replace(snapshot)
         await asyncio.to_thread(to_disk, snapshot.parent)
     finally:
@@ -92,7 +97,7 @@ async def copy(path: Path) -> None:
     log.info("snapshot.made", sequence=sequence, seconds=round(clock.monotonic() - began, 3))
 
 
-def _copy(seen: Look, part: Path) -> int:
+def copy_into(seen: Look, part: Path) -> int:
     """Copy piece by piece; gives the checkpoint. Reading that first keeps it all of one moment."""
     [(sequence, *_)] = seen.database.execute(readmodel.GET_CHECKPOINT).fetchall()
     part.unlink(missing_ok=True)
@@ -101,6 +106,7 @@ def _copy(seen: Look, part: Path) -> int:
         for pragma in ("journal_mode=OFF", "synchronous=OFF"):
             target.execute(f"PRAGMA {pragma}").fetchall()
         seen.database.backup(target, pages=_PAGES, progress=lambda *_: seen.go_on())
+        target.execute("PRAGMA journal_mode=DELETE").fetchall()  # so that it can be read as one file
     finally:
         target.close()
     to_disk(part)
@@ -122,7 +128,7 @@ async def restored(path: Path, stream: str, first: int) -> Path | None:
     ``stream``: the identity of the log; ``first``: the first sequence that it still has.
     """
     snapshot = snapshot_of(path)
-    if not snapshot.exists():  # noqa: ASYNC240 - a look, not a read
+    if not snapshot.exists():
         return None
     built = path.with_name(f"{path.name}.{clock.new_name()[:8]}")
     try:

@@ -1,7 +1,7 @@
 """A look at the whole of a file, beside the writer and without stopping it.
 
-The one rule: who looks has a thread and a read-only connection of its own, sees one moment, and is made to end
-by a cancellation.
+The one rule: who looks has a thread and a read-only connection of its own, sees one moment, and is ended by
+a cancellation.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class Look:
         self._over = threading.Event()
 
     def go_on(self) -> None:
-        """End the look here if nobody waits for it any more. To be asked by what SQLite does not interrupt."""
+        """Raise if nobody waits for it any more; for what SQLite does not interrupt."""
         if self._over.is_set():
             raise sqlite3.OperationalError("interrupted")
 
@@ -38,20 +38,24 @@ class Look:
 async def look(path: Path, act: Callable[[Look], T]) -> T:
     """Do something with the file in a thread; sqlite3.Error as it comes."""
     uri = f"{path.resolve().as_uri()}?mode=ro"  # noqa: ASYNC240 - it is quick
-    seen = Look(sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False))
-    running = asyncio.get_running_loop().run_in_executor(None, _at_one_moment, seen, act)
+    database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("BEGIN")
+        return await in_thread(database, act)
+    finally:
+        database.close()
+
+
+async def in_thread(database: sqlite3.Connection, act: Callable[[Look], T]) -> T:
+    """Do something with a connection that is for any thread; what is cancelled has ended."""
+    seen = Look(database)
+    running = asyncio.get_running_loop().run_in_executor(None, act, seen)
     try:
         return await asyncio.shield(running)
     finally:
         while not running.done():
             seen.end()  # again and again, since it ends only what is being done at the time
             await asyncio.wait((running,), timeout=_AGAIN_S)
-        seen.database.close()
-
-
-def _at_one_moment(seen: Look, act: Callable[[Look], T]) -> T:
-    seen.database.execute("BEGIN")
-    return act(seen)
 
 
 async def sound(path: Path) -> None:

@@ -5,6 +5,7 @@ The one rule: SQLite is the truth about the position, the stream about everythin
 
 import asyncio
 import sqlite3
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +18,10 @@ from services.bus.connection import Bus
 from services.bus.follow import Follower
 from services.bus.stored import Stored
 from services.process import background
-from services.projector.copies import tidy
+from services.projector.copies import keep_copied, tidy
 from services.projector.indexer import Indexer
+from services.projector.looking import sound
+from services.projector.pruning import keep_pruned
 from services.projector.rebuilding import Rebuilder
 from services.projector.rebuilds import Rebuilds
 from services.projector.store import Checkpoint, Store, UnusableError, opened
@@ -32,9 +35,24 @@ BREATH_S: Final = 0.005
 
 
 class Projector:
-    """``url``: where the server is for a process of its own; ``called``: what people know it by."""
+    """``url``: where the server is for a process of its own; ``called``: what people know it by.
 
-    def __init__(self, bus: Bus, url: str, path: Path, name: str, called: str) -> None:
+    ``keep``: how long finished tasks stay; ``copy_every``: between copies of the file, zero for none.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        url: str,
+        path: Path,
+        name: str,
+        called: str,
+        *,
+        keep: timedelta,
+        copy_every: timedelta,
+    ) -> None:
+        self._keep = keep
+        self._copy_every = copy_every
         self._bus = bus
         self._path = path
         self._name = name
@@ -83,6 +101,9 @@ class Projector:
             self._watch_stream(store),
             indexer.run(),
             self._watch_file(store, indexer),
+            sound(self._path),
+            keep_pruned(store.prune, self._keep),
+            keep_copied(self._path, self._copy_every),
         ):
             while True:
                 await self._rebuilds.asked.wait()

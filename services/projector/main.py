@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
@@ -34,11 +35,17 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     if not await unless(stop, bus.connect()):
         return
     log.info("projector.started", readmodel=str(path))
+    projector = Projector(
+        bus,
+        settings.bus_url,
+        path,
+        name,
+        f"{socket.gethostname()}:{path}",
+        keep=timedelta(days=settings.keep_tasks_days),
+        copy_every=timedelta(hours=settings.snapshot_interval_h),
+    )
     try:
-        async with background(
-            Projector(bus, settings.bus_url, path, name, f"{socket.gethostname()}:{path}").run(),
-            announce(path),
-        ):
+        async with background(projector.run(), announce(path)):
             await stop.wait()
     finally:
         await bus.close()

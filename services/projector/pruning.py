@@ -1,7 +1,7 @@
 """Finished tasks that have been kept for long enough leave the read model.
 
-The one rule: everything that is known of a task goes in one transaction, and what is left adds up: the counts
-are of the tasks that are there, and from ``checkpoint.pruned`` on the past is whole.
+The one rule: all that is known of a task goes in one transaction, and what is left adds up: the counts are
+of the tasks that are there, and after ``checkpoint.pruned`` the past is whole.
 """
 
 import asyncio
@@ -11,14 +11,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-import msgspec
 import structlog
 
 from schemas import envelope, readmodel, upkeep
 from services import clock
 from services.projector.folding import Statement, in_transaction
-from services.projector.rows import Row, encode
-from services.projector.tallies import EVERY_TENANT, IN_QUEUE
+from services.projector.rows import Row
+from services.projector.tallies import EVERY_TENANT
 
 log = structlog.get_logger()
 
@@ -26,7 +25,6 @@ AT_ONCE: Final = 200
 EVERY_S: Final = 60.0
 # Between two transactions there is time for some batches of the fold, which waits for the same thread.
 PAUSE_S: Final = 0.05
-_decode_queues: Final = msgspec.json.Decoder(list[tuple[str, str, int, int, int, int]]).decode
 
 
 class _Leaving(NamedTuple):
@@ -60,24 +58,23 @@ def drop_finished(database: sqlite3.Connection, before: datetime, most: int) -> 
     end = envelope.timestamp(before)
     leaving = [_Leaving(*row) for row in database.execute(upkeep.FINISHED_BEFORE, (end, most))]
     if leaving:
-        in_transaction(database, _dropped(database, leaving, end))
+        in_transaction(database, _dropped(leaving, end))
     return len(leaving)
 
 
-def _dropped(database: sqlite3.Connection, leaving: list[_Leaving], before: str) -> Iterator[Statement]:
-    """Give all that has to be written, in this order: how the queues stood cannot be told afterwards."""
+def _dropped(leaving: list[_Leaving], before: str) -> Iterator[Statement]:
+    """Give all that has to be written."""
     numbers = [(task.number,) for task in leaving]
     last = max(task.sequence for task in leaving)
-    [(pruned,)] = database.execute(readmodel.PRUNED).fetchall()
-    if last > pruned:
-        yield readmodel.INSERT_MOMENT, [(last, _stood(database, last))]
-        yield upkeep.DROP_MOMENTS, [(last,)]
-        yield readmodel.SET_PRUNED, [(last,)]
     yield upkeep.DROP_TAGS, numbers
     yield upkeep.DROP_EVENTS, numbers
     yield upkeep.DROP_TASK, numbers
     yield readmodel.FORGET, numbers
     yield readmodel.ADD_COUNT, _fewer(leaving)
+    yield readmodel.SET_PRUNED, [(last,)]
+    # Counted on from an earlier moment, what has gone would stay in its queue for ever. Without one, queues
+    # are counted from the beginning, where only tasks are left that ended later or not at all.
+    yield upkeep.DROP_MOMENTS, [(last,)]
     yield upkeep.DROP_BATCH, [(batch, before) for batch in {task.batch for task in leaving} if batch]
 
 
@@ -88,20 +85,3 @@ def _fewer(leaving: list[_Leaving]) -> Iterator[Row]:
         changes[task.kind, task.tenant, task.status] -= 1
         changes[task.kind, EVERY_TENANT, task.status] -= 1
     return ((*key, change) for key, change in changes.items())
-
-
-def _stood(database: sqlite3.Connection, sequence: int) -> bytes:
-    """Work out how the queues stood right after an event, as a moment has it.
-
-    Later moments are counted on from here, since moves up to here are about to be lost.
-    """
-    start, noted = database.execute(readmodel.LAST_MOMENT, (sequence,)).fetchone() or (0, b"[]")
-    counts: Counter[tuple[str, str, str | None]] = Counter()
-    for kind, model, *numbers in _decode_queues(noted):
-        counts.update({(kind, model, status): n for status, n in zip(IN_QUEUE, numbers, strict=True)})
-    for kind, model, was, became in database.execute(readmodel.MOVES, (start, sequence)):
-        counts[kind, model, was] -= 1
-        counts[kind, model, became] += 1
-    queues = sorted({(kind, model) for kind, model, _ in counts})
-    rows = [[*queue, *(counts[*queue, status] for status in IN_QUEUE)] for queue in queues]
-    return encode([row for row in rows if any(row[2:])])

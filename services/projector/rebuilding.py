@@ -6,7 +6,6 @@ The one rule: the pointer is switched once the new file has everything that the 
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -23,9 +22,10 @@ from services.projector import indexer
 from services.projector.build import Order
 from services.projector.builder import BuildError, build_file
 from services.projector.checksum import checksum
-from services.projector.copies import SUFFIX, restored
+from services.projector.copies import restored
+from services.projector.looking import Look, in_thread
 from services.projector.rebuilds import Rebuilds
-from services.projector.store import Store, opened, put_in_place
+from services.projector.store import SNAPSHOT, Store, opened, put_in_place
 
 log = structlog.get_logger()
 
@@ -114,7 +114,7 @@ class Rebuilder:
         while True:
             _, before, after, sequence = await self._comparing.get()
             try:
-                sums = [await _in_thread(database, checksum) for database in (before, after)]
+                sums = [await in_thread(database, _summed) for database in (before, after)]
             except sqlite3.Error as error:
                 await self._rebuilds.end(Phase.FAILED, error=f"cannot be compared: {error}")
                 continue
@@ -133,7 +133,7 @@ class Rebuilder:
             path=str(built),
             stream=stream.created,
             first=stream.first,
-            older=(str(self._path), str(self._path) + SUFFIX),
+            older=(str(self._path), str(self._path) + SNAPSHOT),
         )
         await build_file(order, stream.last - stream.first + 1, self._rebuilds.built)
         return built
@@ -172,12 +172,5 @@ def _pinned(file: Path) -> sqlite3.Connection:
     return database
 
 
-async def _in_thread(database: sqlite3.Connection, act: Callable[[sqlite3.Connection], str]) -> str:
-    """Run in a thread, which is interrupted when this is cancelled."""
-    running = asyncio.ensure_future(asyncio.to_thread(act, database))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        database.interrupt()
-        await asyncio.wait([running])
-        raise
+def _summed(seen: Look) -> str:
+    return checksum(seen.database)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -17,17 +18,21 @@ from schemas import readmodel
 from schemas.errors import TaskfoldError
 from services.bus.stored import Stored, recorded
 from services.projector.folding import fold_into, in_transaction
+from services.projector.pruning import drop_finished
 
 T = TypeVar("T")
 
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
+SNAPSHOT: Final = ".snapshot"
+"""Ends the name of the copy that outlives every file that it was made of."""
 
 
 # Checkpoints are made by us alone, so that any other change of the file is somebody else's.
+_BUSY_TIMEOUT: Final = "busy_timeout=5000"
 _PRAGMAS: Final = (
     "journal_mode=WAL",
     "synchronous=NORMAL",
-    "busy_timeout=5000",
+    _BUSY_TIMEOUT,
     "mmap_size=0",
     "wal_autocheckpoint=0",
 )
@@ -51,6 +56,7 @@ class Store:
         """Set with each batch; whoever waits for it clears it."""
         self._connection = connection
         self._as_we_left_it = _signature(path)
+        self._to_be_emptied = False
         file = path.resolve()
         self._wal = file.with_name(file.name + "-wal")
 
@@ -69,16 +75,27 @@ class Store:
     def _fold_and_checkpoint(self, database: sqlite3.Connection, batch: list[Stored]) -> int:
         told = [recorded(stored) for stored in batch]
         folded = fold_into(database, told, batch[-1].sequence)
-        if folded.erased:
-            self._checkpoint_file(database, "TRUNCATE")  # the log of writes still has what was erased
-        elif _size(self._wal) > CHECKPOINT_BYTES:
-            self._checkpoint_file(database, "PASSIVE")
+        self._to_be_emptied = self._to_be_emptied or folded.erased
+        self._bound_log(database)
         return folded.ignored
 
-    def _checkpoint_file(self, database: sqlite3.Connection, mode: str) -> None:
-        """Move the write-ahead log into the file, which nobody else ever writes."""
-        database.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+    def _bound_log(self, database: sqlite3.Connection) -> None:
+        """Keep the write-ahead log short, and empty it where something in it has been erased.
+
+        A reader of an earlier moment keeps it from being emptied; it is not waited for, but tried again.
+        """
+        if self._to_be_emptied:
+            database.execute("PRAGMA busy_timeout = 0").fetchall()
+            self._to_be_emptied = not self._checkpoint_file(database, "TRUNCATE")
+            database.execute(f"PRAGMA {_BUSY_TIMEOUT}").fetchall()
+        elif _size(self._wal) > CHECKPOINT_BYTES:
+            self._checkpoint_file(database, "PASSIVE")
+
+    def _checkpoint_file(self, database: sqlite3.Connection, mode: str) -> bool:
+        """Move the write-ahead log into the file, which nobody else ever writes; whether all of it was."""
+        [(busy, *_)] = database.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
         self._as_we_left_it = _signature(self.path)
+        return not busy
 
     async def apply_progress(self, rows: list[tuple[object, ...]]) -> None:
         """Store the latest progress of running attempts."""
@@ -88,6 +105,15 @@ class Store:
         """Note that the text index has nothing more of these tasks."""
         rows = [(number,) for number in numbers]
         await self._hop(lambda db: in_transaction(db, [(readmodel.DROP_FORGOTTEN, rows)]))
+
+    async def prune(self, before: datetime, most: int) -> int:
+        """Let go of the tasks that finished first, if before then; how many there were, 0 for no more."""
+        return await self._hop(lambda db: self._prune(db, before, most))
+
+    def _prune(self, database: sqlite3.Connection, before: datetime, most: int) -> int:
+        gone = drop_finished(database, before, most)
+        self._bound_log(database)
+        return gone
 
     async def _hop(self, act: Callable[[sqlite3.Connection], T]) -> T:
         """Run on the writer's thread as one piece; aiosqlite says no public word for that."""
@@ -100,15 +126,17 @@ class Store:
 
         On the writer's thread, so that no checkpoint of ours is under way.
         """
-        await self._hop(lambda _: self._verify())
+        await self._hop(self._verify)
 
-    def _verify(self) -> None:
+    def _verify(self, database: sqlite3.Connection) -> None:
         try:
             found = _signature(self.path)
         except OSError as error:
             raise UnusableError(f"cannot be read: {error.strerror}") from error
         if found != self._as_we_left_it:
             raise UnusableError("was changed by somebody else")
+        if self._to_be_emptied:
+            self._bound_log(database)
 
     async def check(self) -> None:
         """Read the whole file and raise UnusableError if it is not sound."""
@@ -162,5 +190,5 @@ def put_in_place(built: Path, path: Path) -> None:
     link.symlink_to(built.name)
     link.replace(path)
     for other in path.parent.glob(f"{path.name}[.-]*"):
-        if not other.name.startswith(built.name):
+        if not other.name.startswith((built.name, path.name + SNAPSHOT)):
             other.unlink(missing_ok=True)
