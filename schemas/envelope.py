@@ -87,7 +87,7 @@ def purge_schedule(subject: str) -> dict[str, str]:
 
 def timestamp(at: datetime) -> str:
     """Spell an aware time as RFC 3339 in UTC and milliseconds: ``2026-11-24T09:00:00.000Z``."""
-    # By msgspec, which spells it in a sixth of the time of isoformat; without a fraction where that is nought.
+    # By msgspec, in a sixth of the time of isoformat; it leaves out a fraction that is nought.
     text: str = msgspec.to_builtins(at if at.tzinfo is UTC else at.astimezone(UTC))
     return f"{text[:23]}Z" if at.microsecond else f"{text[:19]}.000Z"
 

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from schemas import readmodel
+from schemas import readmodel, writing
 from schemas.events import Recorded, TaskEvent
 from schemas.ids import BatchId, TaskId
 from schemas.requests import InBatch
@@ -56,7 +56,7 @@ def made(path: Path, told: Iterable[Recorded] = (), stream: str = STREAM) -> Pat
     database = sqlite3.connect(path, isolation_level=None)
     database.execute("PRAGMA journal_mode=WAL").fetchall()
     database.executescript(readmodel.TABLES + readmodel.INDEXES)
-    database.execute(readmodel.INIT_CHECKPOINT, (0, stream, readmodel.SCHEMA_VERSION))
+    database.execute(writing.INIT_CHECKPOINT, (0, stream, readmodel.SCHEMA_VERSION))
     folded(database, told)
     database.close()
     return path

@@ -23,7 +23,7 @@ CANCELLED: Final = "CANCELLED"
 
 
 class Outcome(NamedTuple):
-    """``name`` as the answer says it; the sequence of the last event, 0 for a task that has left the log."""
+    """``name`` as the answer says it; ``sequence`` of the last event, 0 for one that has left the log."""
 
     name: str
     sequence: int

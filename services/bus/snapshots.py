@@ -90,9 +90,7 @@ async def snapshot(bus: Bus, stream: str) -> AsyncIterator[Snapshot]:
         await subscription.unsubscribe()
 
 
-async def _chunks(
-    bus: Bus, stream: str, arrived: asyncio.Queue[Msg], since: float
-) -> AsyncIterator[bytes]:
+async def _chunks(bus: Bus, stream: str, arrived: asyncio.Queue[Msg], since: float) -> AsyncIterator[bytes]:
     """Give chunks, and ask for more once the last was taken: by that the server sends no faster."""
     while True:
         message = await _next(bus, stream, arrived, since)

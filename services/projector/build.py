@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from schemas import readmodel, views
+from schemas import views, writing
 from schemas.subjects import TASK_EVENTS, TASKS
 from services import telemetry
 from services.bus.bulk import BulkBus, BulkFollower
@@ -62,11 +62,11 @@ def carry_over(building: Building, order: Order) -> int:
     for file in order.older:
         try:
             older = _opened(Path(file))
-            checkpoint = older.execute(readmodel.OLDER_CHECKPOINT).fetchone()
+            checkpoint = older.execute(writing.OLDER_CHECKPOINT).fetchone()
             if checkpoint is None or checkpoint[0] != order.stream:
                 continue
             building.take(_history(older, order.first))
-            building.take_batches(older.execute(readmodel.OLDER_BATCHES, (order.first,)).fetchall())
+            building.take_batches(older.execute(writing.OLDER_BATCHES, (order.first,)).fetchall())
         except sqlite3.Error as error:
             log.warning("readmodel.older_unreadable", file=file, error=str(error))
             continue
@@ -80,7 +80,7 @@ def _opened(file: Path) -> sqlite3.Connection:
 
 def _history(older: sqlite3.Connection, first: int) -> Iterator[Told]:
     """Give the events that the log no longer has, of tasks that began before it does."""
-    for address, wire in older.execute(readmodel.OLDER_EVENTS, (first, first)):
+    for address, wire in older.execute(writing.OLDER_EVENTS, (first, first)):
         yield address_of(address), views.recorded(wire)
 
 

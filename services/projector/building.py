@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from schemas import readmodel
+from schemas import readmodel, writing
 from services.projector.folding import Told, fold_into, in_transaction, written
 from services.projector.projections import Fold
 from services.projector.rows import Row
@@ -65,11 +65,11 @@ class Building:
     def _drained(self) -> Iterator[tuple[str, Iterable[Row]]]:
         """Give what will not change any more, and forget it."""
         fold = self._fold
-        yield readmodel.UPSERT_TASK, fold.let_go()
-        yield readmodel.INSERT_EVENT, fold.events
-        yield readmodel.INSERT_MOMENT, fold.tallies.moments
+        yield writing.UPSERT_TASK, fold.let_go()
+        yield writing.INSERT_EVENT, fold.events
+        yield writing.INSERT_MOMENT, fold.tallies.moments
         if len(fold.tags) > _TAGS:
-            yield readmodel.INSERT_TAG, sorted(fold.tags)
+            yield writing.INSERT_TAG, sorted(fold.tags)
             fold.tags.clear()
         fold.events.clear()
         fold.tallies.moments.clear()
@@ -87,14 +87,14 @@ class Building:
         database.executescript(readmodel.INDEXES)
         fold.erased += erased
         values = (self._stream, readmodel.SCHEMA_VERSION)
-        database.execute(readmodel.INIT_CHECKPOINT, (0, *values))
+        database.execute(writing.INIT_CHECKPOINT, (0, *values))
         in_transaction(
             database,
             (
                 *written(fold),
-                (readmodel.REPLACE_BATCH, self._batches),
-                (readmodel.SET_CHECKPOINT, [(self._sequence, fold.ignored, self._sequence)]),
-                (readmodel.SET_PRUNED, [(pruned,)]),
+                (writing.REPLACE_BATCH, self._batches),
+                (writing.SET_CHECKPOINT, [(self._sequence, fold.ignored, self._sequence)]),
+                (writing.SET_PRUNED, [(pruned,)]),
             ),
         )
         late = iter(fold.late)

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from schemas import readmodel, views
+from schemas import readmodel, views, writing
 from schemas.events import Recorded
 from schemas.ids import TaskId
 from schemas.subjects import Address, parse_subject
@@ -38,7 +38,7 @@ def fold_into(database: sqlite3.Connection, told: list[Told], up_to: int) -> Fol
         fold.apply(event, address)
     if fold.erased:
         database.execute("PRAGMA secure_delete=ON").fetchall()
-    in_transaction(database, (*written(fold), (readmodel.SET_CHECKPOINT, [(up_to, fold.ignored, up_to)])))
+    in_transaction(database, (*written(fold), (writing.SET_CHECKPOINT, [(up_to, fold.ignored, up_to)])))
     if fold.erased:
         database.execute("PRAGMA secure_delete=OFF").fetchall()
     return Folded(fold.ignored, bool(fold.erased))
@@ -46,19 +46,19 @@ def fold_into(database: sqlite3.Connection, told: list[Told], up_to: int) -> Fol
 
 def written(fold: Fold) -> Iterator[Statement]:
     """Give all that a fold has to say, in the order in which it is to be written."""
-    yield readmodel.UPSERT_TASK, fold.tasks()
-    yield readmodel.INSERT_TAG, fold.tags
-    yield readmodel.INSERT_EVENT, fold.events
-    yield readmodel.DELETE_EVENTS, fold.erased
-    yield readmodel.FORGET, ((number,) for number, _ in fold.erased)
-    yield readmodel.DELETE_PROGRESS, fold.not_running()
+    yield writing.UPSERT_TASK, fold.tasks()
+    yield writing.INSERT_TAG, fold.tags
+    yield writing.INSERT_EVENT, fold.events
+    yield writing.DELETE_EVENTS, fold.erased
+    yield writing.FORGET, ((number,) for number, _ in fold.erased)
+    yield writing.DELETE_PROGRESS, fold.not_running()
     tallies = fold.tallies
-    yield readmodel.ADD_COUNT, tallies.counts()
-    yield readmodel.ADD_LANE_DEPTH, tallies.depths()
-    yield readmodel.ADD_QUEUE, tallies.queues()
-    yield readmodel.ADD_BATCH, tallies.batches()
-    yield readmodel.END_BATCH, tallies.ended_batches()
-    yield readmodel.INSERT_MOMENT, tallies.moments
+    yield writing.ADD_COUNT, tallies.counts()
+    yield writing.ADD_LANE_DEPTH, tallies.depths()
+    yield writing.ADD_QUEUE, tallies.queues()
+    yield writing.ADD_BATCH, tallies.batches()
+    yield writing.END_BATCH, tallies.ended_batches()
+    yield writing.INSERT_MOMENT, tallies.moments
 
 
 def in_transaction(database: sqlite3.Connection, statements: Iterable[Statement]) -> None:
@@ -76,7 +76,7 @@ def in_transaction(database: sqlite3.Connection, statements: Iterable[Statement]
 def _fold_from(database: sqlite3.Connection, last: int) -> Fold:
     """Begin a fold where the file is; how the queues stand is read only if it comes past a moment."""
     [(sequence, *_)] = database.execute(readmodel.GET_CHECKPOINT).fetchall()
-    rows = database.execute(readmodel.GET_QUEUES) if sequence // MOMENT != last // MOMENT else ()
+    rows = database.execute(writing.GET_QUEUES) if sequence // MOMENT != last // MOMENT else ()
     return Fold(sequence, {(kind, model): numbers for kind, model, *numbers in rows})
 
 

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from schemas import readmodel, textindex
+from schemas import textindex, writing
 from schemas.errors import TaskfoldError
 from services.projector.store import Store
 
@@ -66,7 +66,7 @@ class TextFile:
 
     def add(self) -> int:
         """Index the tasks that come next; how many there were."""
-        rows = self._model.execute(readmodel.PROMPTS_AFTER, (self.number, CHUNK)).fetchall()
+        rows = self._model.execute(writing.PROMPTS_AFTER, (self.number, CHUNK)).fetchall()
         if not rows:
             return 0
         found = ((number, textindex.indexed_words(document)) for number, document in rows)
@@ -79,7 +79,7 @@ class TextFile:
 
     def take_out(self, after: int) -> list[int]:
         """Take out the next tasks that are to be forgotten; gives their numbers."""
-        rows = self._model.execute(readmodel.FORGOTTEN_AFTER, (after, CHUNK))
+        rows = self._model.execute(writing.FORGOTTEN_AFTER, (after, CHUNK))
         numbers = [number for (number,) in rows]
         if numbers:
             with self._spoilt(self._text), self._text:

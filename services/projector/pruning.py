@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from schemas import envelope, readmodel, upkeep
+from schemas import envelope, upkeep, writing
 from services import clock
 from services.projector.folding import Statement, in_transaction
 from services.projector.rows import Row
@@ -69,9 +69,9 @@ def _dropped(leaving: list[_Leaving], before: str) -> Iterator[Statement]:
     yield upkeep.DROP_TAGS, numbers
     yield upkeep.DROP_EVENTS, numbers
     yield upkeep.DROP_TASK, numbers
-    yield readmodel.FORGET, numbers
-    yield readmodel.ADD_COUNT, _fewer(leaving)
-    yield readmodel.SET_PRUNED, [(last,)]
+    yield writing.FORGET, numbers
+    yield writing.ADD_COUNT, _fewer(leaving)
+    yield writing.SET_PRUNED, [(last,)]
     # Counted on from an earlier moment, what has gone would stay in its queue for ever. Without one, queues
     # are counted from the beginning, where only tasks are left that ended later or not at all.
     yield upkeep.DROP_MOMENTS, [(last,)]

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import aiosqlite
 from msgspec import Struct
 
-from schemas import readmodel
+from schemas import readmodel, writing
 from schemas.errors import TaskfoldError
 from services.bus.stored import Stored, recorded
 from services.projector.folding import fold_into, in_transaction
@@ -99,12 +99,12 @@ class Store:
 
     async def apply_progress(self, rows: list[tuple[object, ...]]) -> None:
         """Store the latest progress of running attempts."""
-        await self._hop(lambda db: in_transaction(db, [(readmodel.UPSERT_PROGRESS, rows)]))
+        await self._hop(lambda db: in_transaction(db, [(writing.UPSERT_PROGRESS, rows)]))
 
     async def drop_forgotten(self, numbers: list[int]) -> None:
         """Note that the text index has nothing more of these tasks."""
         rows = [(number,) for number in numbers]
-        await self._hop(lambda db: in_transaction(db, [(readmodel.DROP_FORGOTTEN, rows)]))
+        await self._hop(lambda db: in_transaction(db, [(writing.DROP_FORGOTTEN, rows)]))
 
     async def prune(self, before: datetime, most: int) -> int:
         """Let go of the tasks that finished first, if before then; how many there were, 0 for no more."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas import readmodel
+from schemas import readmodel, writing
 from schemas.events import Recorded
 from schemas.subjects import Address
 from services.projector import building
@@ -51,7 +51,7 @@ def folded(file: Path, log: list[Recorded], cuts: list[int]) -> list[list[Row]]:
     """Fold a log as it comes, cut into batches."""
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as database:
         database.executescript(readmodel.TABLES + readmodel.INDEXES)
-        database.execute(readmodel.INIT_CHECKPOINT, (0, STREAM, readmodel.SCHEMA_VERSION))
+        database.execute(writing.INIT_CHECKPOINT, (0, STREAM, readmodel.SCHEMA_VERSION))
         for begin, end in itertools.pairwise([0, *sorted(cuts), len(log)]):
             if batch := told(log[begin:end]):
                 fold_into(database, batch, batch[-1][1].sequence)
