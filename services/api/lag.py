@@ -9,7 +9,7 @@ from typing import Final
 from schemas import readmodel
 from schemas.errors import DisconnectedError, UnavailableError
 from services.api.queries import ReadModel
-from services.bus.connection import Bus
+from services.bus.connection import ApiError, Bus
 from services.bus.streams import last_event
 
 _PATIENCE_S: Final = 1.0
@@ -40,5 +40,5 @@ async def last_stored(bus: Bus) -> int:
     try:
         async with asyncio.timeout(_PATIENCE_S):
             return await last_event(bus)
-    except (UnavailableError, TimeoutError) as error:
+    except (UnavailableError, ApiError, TimeoutError) as error:
         raise UnavailableError(f"NATS does not answer: {error}") from error

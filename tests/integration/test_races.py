@@ -134,7 +134,7 @@ class Writers:
 
     async def _write(self, name: str, where: Address) -> bool | None:
         if name == "expire":
-            sweeper = Sweeper(NOTHING, self._logs[name], NOTHING, NOTHING, clock.now, 1)
+            sweeper = Sweeper(NOTHING, self._logs[name], NOTHING, (), clock.now, 1)
             for _ in ("the race", "its next look"):
                 await sweeper._expire(where.task_id, where.prefix)  # noqa: SLF001 - how it ends what it has found
             return None
