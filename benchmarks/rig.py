@@ -149,6 +149,11 @@ class Rig:
         times = {name: process.cpu_times() for name, process in everyone.items()}
         return {name: spent.user + spent.system for name, spent in times.items()}
 
+    def children_s(self, name: str) -> float:
+        """Give the processor time of the processes that one of them has started and seen end."""
+        spent = self._ours[name].cpu_times()
+        return float(spent.children_user + spent.children_system)
+
     @contextlib.asynccontextmanager
     async def connection(self, url: str | None = None) -> AsyncIterator[Connection]:
         """Connect to a url, the api's by default."""

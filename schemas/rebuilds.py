@@ -27,6 +27,7 @@ ENDS: Final = frozenset({Phase.DONE, Phase.FAILED})
 class Rebuild(Struct, frozen=True, kw_only=True):
     """``projector``: where it runs and which file it makes. ``events`` of about ``of`` are folded.
 
+    ``seconds`` since it began; ``built_s`` until the file was built, ``in_place_s`` until it served.
     ``before`` and ``after`` are the checksums of both files at ``sequence``; ``error`` of one that failed.
     """
 
@@ -35,6 +36,8 @@ class Rebuild(Struct, frozen=True, kw_only=True):
     events: int = 0
     of: int = 0
     seconds: float = 0.0
+    built_s: float | None = None
+    in_place_s: float | None = None
     sequence: int | None = None
     before: str | None = None
     after: str | None = None

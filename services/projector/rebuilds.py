@@ -19,6 +19,8 @@ from services.projector.build import Progress
 log = structlog.get_logger()
 
 TELL_S: Final = 0.5
+_REACHED: Final = {Phase.CATCHING_UP: "built_s", Phase.COMPARING: "in_place_s"}
+"""What is known once a phase has begun."""
 
 
 class Rebuilds:
@@ -51,7 +53,8 @@ class Rebuilds:
 
     def come_to(self, phase: Phase, **what: Any) -> None:  # Any: members of Rebuild
         seconds = round(self._clock() - self._began_at, 3)
-        self.state = replace(self.state, phase=phase, seconds=seconds, **what)
+        reached = {_REACHED[phase]: seconds} if phase in _REACHED else {}
+        self.state = replace(self.state, phase=phase, seconds=seconds, **reached, **what)
 
     async def end(self, phase: Phase, **what: Any) -> None:  # Any: as above
         """Say how it ended, and let all go who wanted to know."""
