@@ -15,7 +15,7 @@ from benchmarks import grown, history, invented
 from benchmarks.client import Connection, get
 from benchmarks.grown import Grown
 from benchmarks.measure import MILLISECONDS, Figure, Samples, Spread, spread
-from benchmarks.rig import Bench, Rig
+from benchmarks.rig import Bench, Rig, until
 from schemas.ids import TaskId
 
 SMALL: Final = 1_000
@@ -62,7 +62,20 @@ async def measure(bench: Bench) -> list[Figure]:
                 group.create_task(rig.start("projector", "api", patience_s=grown.PATIENCE_S))
         async with small.connection() as one, large.connection() as other:
             sides = Side(small, known[0], one), Side(large, known[1], other)
+            for side in sides:
+                await _indexed(side)
             return await _figures(bench, *sides)
+
+
+async def _indexed(side: Side) -> None:
+    """Wait until prompts can be searched: their index is filled behind the read model."""
+    request = _list({"text": "the", "limit": 1})
+
+    async def answered() -> bool:
+        return (await side.connection.ask(request)).status == 200
+
+    async with asyncio.timeout(grown.PATIENCE_S):
+        await until(answered)
 
 
 async def _figures(bench: Bench, small: Side, large: Side) -> list[Figure]:

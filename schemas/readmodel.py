@@ -118,7 +118,7 @@ CREATE INDEX tasks_due ON tasks (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX tasks_in_line ON tasks (kind, priority, number, status) WHERE status IN ('QUEUED', 'RETRYING');
 CREATE INDEX tasks_in_queue ON tasks (kind, model, submitted_at) WHERE status IN ('QUEUED', 'RETRYING');
 CREATE INDEX tasks_by_tenant ON tasks (tenant, number);
-CREATE INDEX tasks_by_kind_and_model ON tasks (kind, model, number);
+CREATE INDEX tasks_by_kind_and_model ON tasks (kind, model, number, units);
 CREATE INDEX tasks_by_user ON tasks (user, number) WHERE user IS NOT NULL;
 CREATE INDEX tasks_by_backend ON tasks (backend, number) WHERE backend IS NOT NULL;
 CREATE INDEX tasks_by_error ON tasks (error_code, number) WHERE error_code IS NOT NULL;

@@ -58,7 +58,7 @@ NANOSECOND: Final = 1_000_000_000
 _DAY: Final = 86_400 * NANOSECOND
 
 
-class Lane(Struct, frozen=True, order=True):
+class Lane(Struct, frozen=True, order=True, cache_hash=True):
     """One durable pull consumer: (kind, model, priority, number)."""
 
     kind: str
@@ -113,7 +113,7 @@ class Address(Struct, frozen=True):
 def lane_of_filter(subject: str) -> Lane | None:
     """Read a lane back from its consumer's filter; None for a consumer that is no lane."""
     tokens = subject.split(".")
-    return _lane(tokens) if len(tokens) == 7 and tokens[5:] == ["*", "submitted"] else None  # noqa: PLR2004 - the grammar's seven tokens
+    return _lane(*tokens[1:5]) if len(tokens) == 7 and tokens[5:] == ["*", "submitted"] else None  # noqa: PLR2004 - the grammar's seven tokens
 
 
 def parse_subject(subject: str) -> tuple[Address, str]:
@@ -129,12 +129,13 @@ def parse_subject(subject: str) -> tuple[Address, str]:
 def _address(prefix: str) -> Address | None:
     """Read what the events of a task have in common; they come soon after one another."""
     tokens = prefix.split(".")
-    lane = _lane(tokens) if len(tokens) == 6 else None  # noqa: PLR2004 - as above, less the last
+    lane = _lane(*tokens[1:5]) if len(tokens) == 6 else None  # noqa: PLR2004 - as above, less the last
     return Address(lane, TaskId(tokens[5])) if lane else None
 
 
-def _lane(tokens: list[str]) -> Lane | None:
-    _, kind, model, priority, number, *_ = tokens
+@lru_cache(maxsize=4096)
+def _lane(kind: str, model: str, priority: str, number: str) -> Lane | None:
+    """Give the same lane for the same words, by which it is found the faster in a dictionary."""
     return Lane(kind, model, priority, int(number)) if number.isdecimal() else None
 
 

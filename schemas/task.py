@@ -125,21 +125,18 @@ def legal(task: Task, recorded: Recorded) -> bool:
 
 def _after(task: Task, event: TaskEvent | Undecodable) -> Status | None:
     """Give the status after an event, None for one that is not legal."""
-    status = task.status
-    if status not in FINAL and isinstance(event, TaskErased) and event.facts:
-        status = Status(event.facts.status)  # some or all that came before it is gone from the log
-    return TRANSITIONS.get((status, type(event)))  # type: ignore[arg-type]  # Undecodable is in no row
+    status = TRANSITIONS.get((task.status, type(event)))  # type: ignore[arg-type]  # Undecodable is in no row
+    if status is None and isinstance(event, TaskErased) and event.facts:
+        return Status(event.facts.status)  # some or all that came before it is gone from the log
+    return status
 
 
 def evolve(task: Task, recorded: Recorded) -> Task:
     """Apply one recorded event; one that is not legal here changes nothing."""
-    event = recorded.event
-    if isinstance(event, Undecodable):
-        return task
-    status = _after(task, event)
+    status = _after(task, recorded.event)
     if status is None:
         return task
-    changed = _apply(task, event, recorded.at)
+    changed = _apply(task, recorded.event, recorded.at)  # type: ignore[arg-type]  # as above
     # A copy that nobody else has seen yet; another one would cost as much as all the rest.
     force_setattr(changed, "status", status)
     force_setattr(changed, "sequence", recorded.sequence)
@@ -149,14 +146,16 @@ def evolve(task: Task, recorded: Recorded) -> Task:
 
 
 def _apply(task: Task, event: TaskEvent, at: datetime) -> Task:
-    match event:
-        case TaskScheduled() | TaskSubmitted():
-            submitted_at = task.submitted_at or at
-            return replace(task, submission=event.submission, submitted_at=submitted_at)
+    match event:  # the commonest first, since each question costs a tenth of a microsecond
         case TaskStarted():
             return _started(task, event, at)
         case TaskAttached():
             return replace(task, dispatcher=event.dispatcher, remote_id=event.remote_id)
+        case TaskSubmitted() | TaskScheduled():
+            submitted_at = task.submitted_at or at
+            return replace(task, submission=event.submission, submitted_at=submitted_at)
+        case TaskDone() | TaskFailed() | TaskCancelled() | TaskExpired():
+            return _finished(task, event, at)
         case AttemptFailed():
             return replace(
                 task,
@@ -177,8 +176,6 @@ def _apply(task: Task, event: TaskEvent, at: datetime) -> Task:
                 dispatcher=None,
                 remote_id=None,
             )
-        case TaskDone() | TaskFailed() | TaskCancelled() | TaskExpired():
-            return _finished(task, event, at)
         case TaskErased():
             return _erased(task, event, at)
 
@@ -203,7 +200,7 @@ def _erased(task: Task, event: TaskErased, at: datetime) -> Task:
 
 def _started(task: Task, event: TaskStarted, at: datetime) -> Task:
     attempt = Attempt(attempt=event.attempt, backend=event.backend, started_at=at)
-    earlier = tuple(a for a in task.attempts if a.attempt < event.attempt)
+    earlier = [a for a in task.attempts if a.attempt < event.attempt]
     return replace(
         task,
         attempts=(*earlier, attempt),

@@ -4,6 +4,7 @@ The one rule: these shapes are the API's promise. The document is stored without
 which change without an event of the task; they are put in front of the rest as it is read.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -74,9 +75,9 @@ class Document(Struct, frozen=True, kw_only=True):
     started_at: str | None
     finished_at: str | None
     request: dict[str, Any] | None  # Any: by kind, see schemas.requests
-    attempts: tuple[AttemptView, ...]
+    attempts: Sequence[AttemptView]
     result_url: str | None
-    artifacts: tuple[ArtifactView, ...]
+    artifacts: Sequence[ArtifactView]
     text: str | None
     error: ErrorView | None
     backend: str | None
@@ -129,7 +130,7 @@ class _ToldEvent(Struct, frozen=True):
     type: str
     time: str
     task_id: TaskId
-    data: TaskEvent
+    data: TaskEvent | Undecodable
 
 
 class ProgressView(Struct, frozen=True):
@@ -173,6 +174,8 @@ def document(task: Task, address: Address) -> Document:
     made = task.submission
     url = task_url(task.task_id)
     error = task.error
+    attempts = [_attempt(attempt) for attempt in task.attempts]
+    artifacts = [_artifact(artifact) for artifact in task.artifacts]
     return Document(
         task_id=task.task_id,
         kind=address.lane.kind,
@@ -184,14 +187,14 @@ def document(task: Task, address: Address) -> Document:
         metadata=made.metadata if made else {},
         submitted_at=_time(task.submitted_at),
         not_before=_time(made.not_before) if made else None,
-        started_at=_time(task.attempts[0].started_at) if task.attempts else None,
+        started_at=attempts[0].started_at if attempts else None,
         finished_at=_time(task.finished_at),
         request=_request(task),
-        attempts=tuple(_attempt(attempt) for attempt in task.attempts),
-        result_url=artifact_url(task.artifacts[0]) if task.artifacts and not task.erased_at else None,
-        artifacts=tuple(_artifact(artifact) for artifact in task.artifacts),
+        attempts=attempts,
+        result_url=artifacts[0].url if artifacts and not task.erased_at else None,
+        artifacts=artifacts,
         text=task.text,
-        error=ErrorView(error.code, error.message, len(task.attempts)) if error else None,
+        error=ErrorView(error.code, error.message, len(attempts)) if error else None,
         backend=made.backend if made else None,
         origin=made.origin if made else None,
         batch=made.batch.batch_id if made and made.batch else None,
@@ -223,12 +226,11 @@ def spliced(stored: bytes, shown: bytes | None, queue: Standing | None = None) -
 def wire_event(recorded: Recorded) -> bytes:
     """Encode a legal event as the API shows it."""
     event = recorded.event
-    if isinstance(event, Undecodable):
+    shown_type = _TYPES.get(type(event))  # type: ignore[arg-type]  # Undecodable is not there
+    if shown_type is None:
         raise TypeError("an event that could not be read is not shown")
-    shown = _ToldEvent(
-        recorded.sequence, _TYPES[type(event)], envelope.timestamp(recorded.at), recorded.task_id, event
-    )
-    return _encode(shown)
+    at = envelope.timestamp(recorded.at)
+    return _encode(_ToldEvent(recorded.sequence, shown_type, at, recorded.task_id, event))
 
 
 _decode_wire: Final = msgspec.json.Decoder(WireEvent).decode

@@ -148,7 +148,8 @@ class Hub:
         self._stream, self._generation = stream, self._model.generation
 
     def _give(self, row: Row) -> None:
-        sequence, task_id, kind, *_ = row
+        event = Happened._make(row)
+        sequence, task_id = event.sequence, event.task_id
         self._resolve(task_id)
         for told in self._told:
             told(row)
@@ -157,9 +158,9 @@ class Hub:
             frame = frames.event(row)
             for client in own:
                 _push(client, sequence, frame)
-                if kind in FINAL_TYPES:
+                if event.status in FINAL:  # by its end, or by an erasure that took the place of that
                     client.end()
-            self._give_wide(Happened._make(row), frame)
+            self._give_wide(event, frame)
         self._last = sequence  # last: what could not be read on the way is given once more
 
     def _give_wide(self, event: Happened, frame: bytes) -> None:

@@ -17,7 +17,7 @@ from schemas import subjects
 from schemas.errors import DisconnectedError, UnavailableError
 from schemas.intake import Limits
 from services import clock, process, supervision
-from services.api import openapi, server
+from services.api import lag, openapi, server
 from services.api.actions import ActionRoutes
 from services.api.admission import Admission
 from services.api.app import assemble
@@ -142,6 +142,7 @@ class Api:
             self.model,
             reads,
             self.batches,
+            lambda: lag.last_stored(self.bus),
             buffer_kib=settings.sse_buffer_kib,
             coalesce_s=settings.sse_coalesce_s,
         )

@@ -4,7 +4,7 @@ The one rule: the sequence from which it goes on is read before the first task i
 between; what happens meanwhile is in a document and is told once more, with a sequence that says so.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, NamedTuple
 
 from schemas import readmodel
@@ -46,22 +46,26 @@ class Snapshots:
         """Say where things stand, in the file that is read from now on."""
         self._model.look()
         row = self._model.row(readmodel.PRUNED)
-        return Standing(self._hub.position(), (row[0] if row else 0) + 1, self._model.generation)
+        gone = row[0] if row else 0
+        # The hub may be behind the file, even behind what the file has let go of.
+        return Standing(max(self._hub.position(), gone), gone + 1, self._model.generation)
 
-    async def show(self, topic: Topic, standing: Standing, reason: Reason) -> AsyncIterator[bytes]:
-        """Give the frames; without the last one it is no snapshot.
+    async def show(
+        self, topic: Topic, standing: Standing, reason: Reason
+    ) -> AsyncIterator[Sequence[bytes]]:
+        """Give the frames, some at a time; without the last one it is no snapshot.
 
         ReplacedError where the file was another in the end.
         """
-        yield frames.reset(Reset(standing.sequence, standing.oldest, reason))
+        yield [frames.reset(Reset(standing.sequence, standing.oldest, reason))]
         shown, before = 0, ENDLESS
         while before and shown < MOST:
             documents, before = await self._page(topic, before)
             shown += len(documents)
-            yield b"".join(map(frames.task, documents))
+            yield [frames.task(document) for document in documents]
         if not self._model.still(standing.generation):
             raise ReplacedError
-        yield frames.snapshot(Snapshot(standing.sequence, shown, complete=not before))
+        yield [frames.snapshot(Snapshot(standing.sequence, shown, complete=not before))]
 
     async def _page(self, topic: Topic, before: int) -> tuple[list[bytes], int]:
         """Give documents, newest first, and before which the next ones are, 0 where there are none."""

@@ -19,6 +19,8 @@ NEAR: Final = 250
 """So many sequences are read at once, on the event loop; more in the thread of the lists."""
 _LOOKED: Final = 10_000
 """So many events are passed by in one query that leaves few over."""
+_READ: Final = 50
+"""So many at once where the document of each has to be read, on the event loop."""
 
 _text: Final = msgspec.json.Encoder().encode
 
@@ -47,9 +49,10 @@ class Windows:
             return Window(rows, rows[-1][0] if rows else after, len(rows) < NEAR)
         if after >= position:
             return Window([], after, whole=True)
-        if position - after > NEAR:
+        at_once = _at_once(topic, NEAR)
+        if position - after > at_once:
             return None
-        query = _looking(topic.chosen, after, position, NEAR)
+        query = _looking(topic.chosen, after, position, at_once)
         window = self._window(topic, query, self._model.rows(readmodel.EVENTS_LOOKED_AT, *query))
         return window._replace(whole=True)
 
@@ -60,13 +63,13 @@ class Windows:
             rows = await self._model.page(readmodel.EVENTS_OF_TASK, query)
             shown = rows[:limit]
             return Window(shown, shown[-1][0] if shown else after, len(rows) <= limit)
-        query = _looking(topic.chosen, after, until, limit)
+        query = _looking(topic.chosen, after, until, _at_once(topic, limit))
         return self._window(topic, query, await self._model.page(readmodel.EVENTS_LOOKED_AT, query))
 
     def _window(self, topic: Topic, query: tuple[object, ...], found: list[Row]) -> Window:
-        (looked, written, *_), *rows = found
-        if len(rows) == query[3]:
-            looked = rows[-1][0]
+        (upto, written, *_), *rows = found
+        # A file that has just come into place may not reach to where a client is.
+        looked: int = rows[-1][0] if len(rows) == query[3] else max(upto, query[0])
         meant = [row for row in rows if self._holds(topic.chosen, row)]
         return Window(meant, looked, looked >= min(written, self._end(topic)))
 
@@ -100,6 +103,10 @@ def finished_at(model: ReadModel, task_id: TaskId) -> int:
     """Give the sequence of a finished task's last event, more than any other while it goes on."""
     row = model.row(readmodel.TASK_STATUS, task_id)
     return row[1] if row and row[0] in FINAL else ENDLESS
+
+
+def _at_once(topic: Topic, limit: int) -> int:
+    return limit if topic.chosen.task.text is None else min(limit, _READ)
 
 
 def _looking(chosen: EventFilter, after: int, until: int, limit: int) -> tuple[object, ...]:

@@ -120,6 +120,8 @@ class BulkFollower(Follower):
             _NONE,
             int(sequence),
             datetime.fromtimestamp(int(nanoseconds) // _MILLISECOND / 1000, UTC),
-            consumer_sequence=int(consumer_sequence),
-            pending=int(pending),
+            "",
+            0,
+            int(consumer_sequence),
+            int(pending),
         )

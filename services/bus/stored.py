@@ -77,13 +77,10 @@ def recorded(stored: Stored) -> tuple[Address | None, Recorded]:
     except UndecodableError as error:
         unknown = Recorded(Undecodable(str(error)), TaskId(""), stored.sequence, stored.at)
         return None, unknown
-    event_id = envelope.event_id(stored.headers)
-    event = _decode(token, stored.body)
-    return address, Recorded(event, address.task_id, stored.sequence, stored.at, event_id)
-
-
-def _decode(token: str, body: bytes) -> TaskEvent | Undecodable:
+    event: TaskEvent | Undecodable
     try:
-        return events.decode(token, body)
+        event = events.decode(token, stored.body)
     except UndecodableError as error:
-        return Undecodable(str(error))
+        event = Undecodable(str(error))
+    event_id = envelope.event_id(stored.headers)
+    return address, Recorded(event, address.task_id, stored.sequence, stored.at, event_id)

@@ -44,10 +44,10 @@ async def backup(settings: Settings, folder: Path, *, as_json: bool) -> None:
             for name in subjects.SAVED:
                 async with snapshots.snapshot(bus, name) as snapshot:
                     moved.append(_told("saving", snapshot.description))
-                    writing = saved.Writing(part / name)
-                    async for chunk in snapshot.chunks:
-                        writing.add(chunk)
-                    writing.end(snapshot.description)
+                    with saved.Writing(part / name) as writing:
+                        async for chunk in snapshot.chunks:
+                            writing.add(chunk)
+                        writing.end(snapshot.description)
     _tell(folder, moved, as_json=as_json)
 
 

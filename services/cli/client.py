@@ -23,6 +23,9 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=12
 _FIRST_WAIT_S: Final = 0.2
 _LONGEST_WAIT_S: Final = 5.0
 _GOOD: Final = 400
+_RESET: Final = "reset"
+_STANDS: Final = frozenset({"task.snapshot", "snapshot"})
+"""What follows a reset: how things stand, where what happened until then is gone."""
 
 Json = dict[str, Any]  # Any: JSON of the api
 Fields = Mapping[str, str]
@@ -42,15 +45,21 @@ class Upload(Struct, frozen=True):
 
 
 class Api:
-    """``lost`` is told when a stream breaks off, ``found`` when it goes on."""
+    """``lost`` is told when a stream breaks off, ``found`` when it goes on, ``gone`` with a gap in it."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, lost: Callable[[], None], found: Callable[[], None]
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        lost: Callable[[], None],
+        found: Callable[[], None],
+        gone: Callable[[], None],
     ) -> None:
         self._session = session
         self.url = url.rstrip("/")
         self._lost = lost
         self._found = found
+        self._gone = gone
 
     async def get(self, path: str, query: Fields | None = None, accept: str = JSON) -> bytes:
         return await self._call("GET", path, headers={"accept": accept}, params=dict(query or {}))
@@ -92,7 +101,7 @@ class Api:
             ) from None
 
     async def follow(self, path: str, after: int | None = None) -> AsyncGenerator[Frame, None]:
-        """Give a stream's events without a gap, reconnecting for as long as it takes.
+        """Give a stream's events, all that there still are, reconnecting for as long as it takes.
 
         Ends where the api says that nothing follows. AwayError only if it cannot be reached at first.
         """
@@ -110,7 +119,10 @@ class Api:
                     async for frame in _frames(answer):
                         if frame.id:
                             headers["last-event-id"] = frame.id
-                        yield frame
+                        if frame.event == _RESET:
+                            self._gone()
+                        elif frame.event not in _STANDS:
+                            yield frame
             except (aiohttp.ClientError, TimeoutError, OSError, AwayError) as error:
                 if not connected:
                     raise _away(self.url, error) from None
@@ -141,7 +153,7 @@ class Api:
 
 @contextlib.asynccontextmanager
 async def connected(url: str, say: Callable[[str], None]) -> AsyncIterator[Api]:
-    """Open a client; ``say`` is given a line when a stream breaks off, once for each time."""
+    """Open a client; ``say`` is given a line when a stream breaks off, once for each time, or has a gap."""
     told = False
 
     def lost() -> None:
@@ -154,9 +166,12 @@ async def connected(url: str, say: Callable[[str], None]) -> AsyncIterator[Api]:
         nonlocal told
         told = False
 
+    def gone() -> None:
+        say("some of what happened meanwhile is gone; going on from now")
+
     connector = aiohttp.TCPConnector(limit=0)  # a stream for each task that is watched
     async with aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT) as session:
-        yield Api(session, url, lost, found)
+        yield Api(session, url, lost, found, gone)
 
 
 async def _frames(answer: aiohttp.ClientResponse) -> AsyncIterator[Frame]:

@@ -4,15 +4,16 @@ The one rule: one request is one answer; what is printed as JSON are the api's o
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
+from urllib.parse import urlencode
 
 import click
 import msgspec
 
 from schemas.task import FINAL, Status
-from services.cli import results, show, tables, timings
+from services.cli import filtering, results, show, tables, timings
 from services.cli.client import API, Api, Json, connected, task_path
-from services.cli.failures import EndError, Exit
+from services.cli.failures import Exit
 from services.cli.running import say
 
 
@@ -84,10 +85,6 @@ async def dead(url: str, query: Mapping[str, str], *, as_json: bool) -> None:
 
 async def tasks(url: str, query: Mapping[str, str], *, follow: bool, as_json: bool) -> None:
     """List tasks, newest first, and go on with what happens to them."""
-    if follow and (other := sorted(query.keys() - show.FOLLOWED)):
-        names = ", ".join(f"--{name}" for name in sorted(show.FOLLOWED))
-        asked = other[0].replace("_", "-")
-        raise EndError(Exit.USAGE, f"--follow goes with {names}; not with --{asked}")
     async with connected(url, say) as api:
         content = await api.get(f"{API}/tasks", query)
         page = api.decoded(content)
@@ -122,29 +119,11 @@ async def counts(url: str, query: Mapping[str, str], *, as_json: bool) -> None:
 async def _follow(api: Api, found: list[Json], query: Mapping[str, str], *, as_json: bool) -> None:
     """Print changes. What came after the newest shown is not in the list, so the stream begins there."""
     after = max((document["sequence"] for document in found), default=None)
-    meant = {document["task_id"]: True for document in found}
-    async with contextlib.aclosing(_changes(api, after)) as changes:
-        async for raw, event in changes:
-            if show.is_in_status(event, query) and await _is_meant(api, event, query, meant):
-                click.echo(raw if as_json else show.event_line(event))
-
-
-async def _changes(api: Api, after: int | None) -> AsyncGenerator[tuple[bytes, Json], None]:
-    async with contextlib.aclosing(api.follow(f"{API}/events", after)) as frames:
+    asked = urlencode({name: query[name] for name in filtering.MEMBERS if name in query})
+    async with contextlib.aclosing(api.follow(f"{API}/events?{asked}", after)) as frames:
         async for frame in frames:
             if frame.event != show.PROGRESS:
-                yield frame.data, api.decoded(frame.data)
-
-
-async def _is_meant(api: Api, event: Json, query: Mapping[str, str], meant: dict[str, bool]) -> bool:
-    """Hold an event's task against the filter, by what its submission says."""
-    task_id = event["task_id"]
-    if submission := event["data"].get("submission"):
-        meant[task_id] = show.is_meant(submission, query)
-    if task_id not in meant:
-        with contextlib.suppress(EndError):  # away for a moment, or erased: better shown than left out
-            meant[task_id] = show.is_meant(await api.json(task_path(task_id)), query)
-    return meant.get(task_id, True)
+                click.echo(frame.data if as_json else show.event_line(api.decoded(frame.data)))
 
 
 async def backends(url: str, *, as_json: bool) -> None:

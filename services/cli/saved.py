@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
@@ -33,15 +33,20 @@ class Writing:
         self._sum = hashlib.sha256()
         self._file = (folder / _ARCHIVE).open("wb")
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
     def add(self, chunk: bytes) -> None:
         self._file.write(chunk)
         self._sum.update(chunk)
 
     def end(self, description: Description) -> None:
         """Put the archive on disk, and beside it what describes it."""
-        with self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        self._file.flush()
+        os.fsync(self._file.fileno())
         text = msgspec.json.format(msgspec.json.encode(description), indent=2)
         sums = f"{hashlib.sha256(text).hexdigest()}  {_DESCRIPTION}\n{self._sum.hexdigest()}  {_ARCHIVE}\n"
         for name, content in ((_DESCRIPTION, text), (_SUMS, sums.encode())):
@@ -107,7 +112,7 @@ def _archive(folder: Path) -> Path:
 
 def _check(folder: Path) -> None:
     sums = folder / _SUMS
-    for line in sums.read_text("utf-8").splitlines() if sums.exists() else ():
+    for line in sums.read_text("utf-8", "replace").splitlines() if sums.exists() else ():
         wanted, _, name = line.partition("  ")
         with (folder / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != wanted:

@@ -3,12 +3,11 @@
 The one rule: pure; text that came from elsewhere is shown without its control characters.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from schemas.counts import KindCounts
-from schemas.ids import ANY_MODEL, slug
 from schemas.task import FINAL, Status
 from services.cli import standing
 
@@ -31,9 +30,6 @@ STATUS_AFTER: Final = {
 PROGRESS: Final = "task.progress"
 _PLAIN: Final = ("attempt", "backend", "reason", "by", "deadline", "retry_at", "due_at")
 _PROMPT: Final = 48
-_FIXED: Final = ("kind", "user", "tenant", "priority", "model")
-FOLLOWED: Final = frozenset({*_FIXED, "tag", "status", "limit", "cursor"})
-"""What a filter may ask of tasks that are followed."""
 
 TASKS: Final[Row] = ("ID", "KIND", "STATUS", "WHEN", "%", "PLACE", "ETA", "WHAT")
 DEAD: Final[Row] = ("ID", "KIND", "ENDED", "BACKEND", "TRIES", "ERROR", "WHY")
@@ -195,22 +191,6 @@ def dead_row(document: Json, now: datetime | None = None) -> Row:
         error.get("code", ""),
         clean(error.get("message", "")),
     )
-
-
-def is_in_status(event: Json, query: Mapping[str, str]) -> bool:
-    """Whether an event leads to one of the statuses asked for."""
-    statuses = query.get("status")
-    return statuses is None or STATUS_AFTER.get(event["type"], "") in statuses.upper().split(",")
-
-
-def is_meant(task: Json, query: Mapping[str, str]) -> bool:
-    """Hold a filter against what never changes of a task: its document, or its submission."""
-    named = (task.get("request") or {}).get("model")
-    found = {**task, "model": slug(named) if named else ANY_MODEL}
-    asked = {**query, **({"model": slug(query["model"])} if "model" in query else {})}
-    if "tag" in asked and asked["tag"] not in task["tags"]:
-        return False
-    return all(found[name] == asked[name] for name in _FIXED if name in asked)
 
 
 def history_rows(events: Sequence[Json]) -> list[Row]:

@@ -28,7 +28,7 @@ _PRAGMAS: Final = (
     "synchronous=OFF",
     "locking_mode=EXCLUSIVE",
     "temp_store=MEMORY",
-    "cache_size=-16384",
+    "cache_size=-65536",
     "mmap_size=2000000000",
 )
 

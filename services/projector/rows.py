@@ -39,7 +39,7 @@ def of_event(recorded: Recorded, known: Known) -> Row:
         recorded.sequence,
         known.number,
         _TYPES[type(recorded.event)],  # type: ignore[index]  # what could not be read has no row
-        task.status,
+        str(task.status),  # SQLite takes three times as long over anything but plain text
         _backend(task),
         task.error.code if task.error else None,
         views.wire_event(recorded),
@@ -47,30 +47,31 @@ def of_event(recorded: Recorded, known: Known) -> Row:
 
 
 def of_task(known: Known) -> Row:
-    task, lane = known.task, known.address.lane
+    task, address = known.task, known.address
     made = task.submission
     deadline = due(task)
+    shown = views.document(task, address)
     return (
         known.number,
         task.task_id,
-        lane.kind,
-        task.status,
-        tenant(made),
-        known.address.prefix,
+        shown.kind,
+        str(task.status),
+        shown.tenant,
+        address.prefix,
         made.fingerprint if made else "",
         time(deadline[1]) if deadline else None,
         task.sequence,
-        lane.model,
-        time(task.submitted_at),
-        lane.priority,
-        made.user if made else None,
+        address.lane.model,
+        shown.submitted_at,
+        shown.priority,
+        shown.user,
         work.units(made) if made else 0.0,
-        made.origin if made else None,
-        made.batch.batch_id if made and made.batch else None,
+        shown.origin,
+        shown.batch,
         _backend(task),
         task.error.code if task.error else None,
-        time(task.finished_at),
-        views.encoded(task, known.address),
+        shown.finished_at,
+        encode(shown),
         None if task.final else encode(task),
     )
 

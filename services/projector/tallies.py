@@ -4,7 +4,7 @@ The one rule: all of them are sums of moves from one status to another, so that 
 events are cut into batches.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
@@ -64,30 +64,29 @@ class Tallies:
     """``last``: the sequence that was folded before; ``queues`` as they stood then."""
 
     def __init__(self, last: int, queues: Queues) -> None:
-        self._last = last
-        self._queues: Counter[tuple[str, str, Status]] = Counter()
-        for (kind, model), numbers in queues.items():
-            for status, n in zip(IN_QUEUE, numbers, strict=True):
-                self._queues[kind, model, status] = n
+        self._next = (last // MOMENT + 1) * MOMENT
+        self._queues = {queue: tuple(numbers) for queue, numbers in queues.items()}
         self._moved: Counter[_Move] = Counter()
+        self._changed: defaultdict[Lane, Counter[Status]] = defaultdict(Counter)
+        """By how much since then: by lane, which is found at once, and not by tenant."""
         self._batches: dict[BatchId, _Batch] = {}
         self.moments: list[Row] = []
 
     def come_to(self, sequence: int) -> None:
         """Note the queues as they were when a moment is behind us."""
-        if sequence <= self._last:
-            return
-        if sequence // MOMENT != self._last // MOMENT:
-            self._note(sequence // MOMENT * MOMENT)
-        self._last = sequence
+        if sequence >= self._next:
+            moment = sequence // MOMENT * MOMENT
+            self._next = moment + MOMENT
+            self._note(moment)
 
     def _note(self, moment: int) -> None:
         """Note what there was before the event that is being folded, which comes at the moment or after."""
-        rows: dict[tuple[str, str], list[int]] = {}
-        for (kind, model, status), n in self._queues.items():
-            if n:
-                rows.setdefault((kind, model), [0] * len(IN_QUEUE))[IN_QUEUE.index(status)] = n
-        shown = [[*queue, *numbers] for queue, numbers in sorted(rows.items())]
+        rows = {queue: list(numbers) for queue, numbers in self._queues.items()}
+        for lane, changes in self._changed.items():
+            row = rows.setdefault((lane.kind, lane.model), [0] * len(IN_QUEUE))
+            for place, status in enumerate(IN_QUEUE):
+                row[place] += changes[status]
+        shown = [[*queue, *numbers] for queue, numbers in sorted(rows.items()) if any(numbers)]
         self.moments.append((moment - 1, encode(shown)))
 
     def move(self, task: Task, known: Known, recorded: Recorded) -> None:
@@ -96,10 +95,9 @@ class Tallies:
         if before is not after:
             lane = known.address.lane
             self._moved[lane, before, tenant(task.submission), after, tenant(made)] += 1
-            if before in _QUEUED:
-                self._queues[lane.kind, lane.model, before] -= 1
-            if after in _QUEUED:
-                self._queues[lane.kind, lane.model, after] += 1
+            changes = self._changed[lane]
+            changes[before] -= 1
+            changes[after] += 1
         if made is None or made.batch is None:
             return
         batch = self._batches.get(made.batch.batch_id)
@@ -160,8 +158,8 @@ class Tallies:
 def _in_queue(moved: Mapping[_Move, int]) -> Counter[tuple[str, str, Status]]:
     changes: Counter[tuple[str, str, Status]] = Counter()
     for (lane, before, _, after, _), n in moved.items():
-        if before in IN_QUEUE:
+        if before in _QUEUED:
             changes[lane.kind, lane.model, before] -= n
-        if after in IN_QUEUE:
+        if after in _QUEUED:
             changes[lane.kind, lane.model, after] += n
     return changes

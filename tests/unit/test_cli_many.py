@@ -1,4 +1,4 @@
-"""Dead letters, filters held against what happens, and the changes of a replay, on the command line."""
+"""Dead letters, filters, and the changes of a replay, on the command line."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -50,37 +50,6 @@ def test_a_dead_letter_s_row_says_where_and_why() -> None:
 
 def test_a_dead_letter_that_no_gpu_ever_saw_has_a_row() -> None:
     assert show.dead_row(task(error=None))[3:] == ("", "0", "", "")
-
-
-@pytest.mark.parametrize(
-    ("query", "meant"),
-    [
-        ({}, True),
-        ({"kind": "image", "user": "ada", "tenant": "acme", "priority": "high"}, True),
-        ({"tag": "night", "model": "qwen-qwen-image"}, True),
-        ({"limit": "3", "status": "DONE"}, True),
-        ({"kind": "speech"}, False),
-        ({"user": "bob"}, False),
-        ({"tag": "day"}, False),
-        ({"model": "any"}, False),
-        ({"user": "ada", "priority": "low"}, False),
-    ],
-)
-def test_a_task_is_held_against_what_was_asked_for(query: dict[str, str], meant: bool) -> None:  # noqa: FBT001 - a parameter
-    assert show.is_meant(task(), query) is meant
-
-
-def test_who_named_no_model_is_found_by_any() -> None:
-    assert show.is_meant(task(request={"model": None}), {"model": "any"})
-
-
-def test_several_statuses_are_followed() -> None:
-    query = {"status": "done,Failed"}
-
-    assert show.is_in_status({"type": "task.failed"}, query)
-    assert not show.is_in_status({"type": "task.started"}, query)
-    assert show.is_in_status({"type": "task.erased"}, {})
-    assert not show.is_in_status({"type": "task.erased"}, query)
 
 
 def test_changes_go_where_their_members_belong() -> None:

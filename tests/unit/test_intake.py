@@ -24,7 +24,7 @@ from schemas.requests import (
     SpeechSubmission,
 )
 from tests import strategies
-from tests.builders import LIMITS, T0, at
+from tests.builders import LIMITS, T0, TASK, at
 
 PROMPT = {"prompt": "a red fox"}
 ARTIFACT = {"artifact": "recording"}
@@ -424,7 +424,7 @@ def test_a_task_that_would_outlive_the_log_is_refused(members: dict[str, Any], m
 
 def intakes() -> st.SearchStrategy[Intake]:
     request = st.one_of(strategies.of(ImageRequest), strategies.of(SpeechRequest))
-    return st.builds(Intake, request, strategies.of(Common))
+    return st.builds(Intake, request, strategies.of(Common), st.none() | st.just(TASK))
 
 
 @given(intakes())
