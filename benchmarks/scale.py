@@ -69,7 +69,7 @@ async def measure(bench: Bench) -> list[Figure]:
 
 async def _indexed(side: Side) -> None:
     """Wait until prompts can be searched: their index is filled behind the read model."""
-    request = _list({"text": "the", "limit": 1})
+    request = _list({"text": "the", "limit": "1"})
 
     async def answered() -> bool:
         return (await side.connection.ask(request)).status == 200
