@@ -89,7 +89,6 @@ async def test_a_slip_acts_on_nothing_and_says_why(user: User) -> None:
         (("redrive", "--all", "--set", "colour=red"), 0, "0 tasks redriven"),
         (("replay", UNKNOWN), 3, "there is no task"),
         (("replay", UNKNOWN, "--set", "max_attempts=0"), 3, "max_attempts"),
-        (("tasks", "--follow", "--backend", "image-1"), 2, "not with --backend"),
         (("tasks", "--submitted-after", "today"), 3, "a time with its zone"),
     )
     for arguments, code, part in cases:
