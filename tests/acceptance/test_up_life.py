@@ -18,6 +18,7 @@ import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 
 T = TypeVar("T")
+STOPS_S = 60
 Make = Callable[..., "Instance"]
 PROCESSES = ("nats-server", "api", "projector", "dispatcher")
 SIMULATORS = ("gpusim sdcpp", "gpusim sdcpp", "gpusim openai", "gpusim whisper")
@@ -89,7 +90,11 @@ class Instance:
         """End it as Ctrl-C does, and give its exit code."""
         self.family()
         self.process.send_signal(number)
-        self.process.communicate()
+        try:
+            self.process.communicate(timeout=STOPS_S)
+        except subprocess.TimeoutExpired:
+            alive = [command_line(child) for child in self._family if child.is_running()]
+            raise AssertionError(f"not ended after {STOPS_S} s; alive are {alive}") from None
         return self.process.returncode
 
     def kill(self) -> None:
