@@ -110,6 +110,11 @@ class Address(Struct, frozen=True):
         return f"{self.prefix}.{TOKENS[event_type]}"
 
 
+def address_of(prefix: str) -> Address:
+    """Read an address back from its prefix, as the read model keeps it."""
+    return parse_subject(f"{prefix}.*")[0]
+
+
 def lane_of_filter(subject: str) -> Lane | None:
     """Read a lane back from its consumer's filter; None for a consumer that is no lane."""
     tokens = subject.split(".")

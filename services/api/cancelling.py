@@ -11,9 +11,9 @@ from schemas import envelope, readmodel
 from schemas.commands import CancelTask, Refusal, decide
 from schemas.errors import OutcomeUnknownError
 from schemas.ids import TaskId
-from schemas.subjects import Address, schedule_subject
+from schemas.subjects import Address, address_of, schedule_subject
 from schemas.task import FINAL, Status
-from services.api.queries import ReadModel, ReadModelAwayError, address_of
+from services.api.queries import ReadModel, ReadModelAwayError
 from services.api.reads import unknown_task
 from services.api.recent import Recent
 from services.bus.tasklog import Found, LostRaceError, TaskLog

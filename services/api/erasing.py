@@ -18,14 +18,15 @@ from schemas import erasure, readmodel, views
 from schemas.errors import Code, OutcomeUnknownError, RejectedError
 from schemas.events import TaskErased
 from schemas.ids import ArtifactId, TaskId, parse_task_id
-from schemas.subjects import Address
+from schemas.subjects import Address, address_of
 from schemas.task import Task, fold
 from schemas.views import API
 from services.api import asking, lag, openapi, upto
 from services.api.answer import JSON, Answer, Ask, encode
-from services.api.queries import ReadModel, address_of
+from services.api.queries import ReadModel
 from services.api.reads import unknown_task
 from services.api.recent import Recent
+from services.api.tasks import BY_CLIENT
 from services.artifacts import ArtifactStore
 from services.bus.connection import Bus
 from services.bus.forgetting import Erasures, forget
@@ -38,7 +39,6 @@ log = structlog.get_logger()
 _ATTEMPTS: Final = 10
 ERASED: Final = "ERASED"
 ALREADY_ERASED: Final = "ALREADY_ERASED"
-BY_CLIENT: Final = "client"
 
 
 class Eraser:

@@ -14,11 +14,12 @@ import structlog
 
 from schemas import readmodel
 from schemas.event_filters import Happened, Said, said
-from schemas.ids import BatchId, TaskId
+from schemas.ids import BatchId
 from schemas.task import FINAL
 from services.api import frames
 from services.api.listeners import Client, Listeners, Topic
 from services.api.queries import ReadModel, ReadModelAwayError, Row
+from services.api.waits import Waits
 
 log = structlog.get_logger()
 
@@ -53,14 +54,13 @@ class Hub:
         self._model = model
         self._heartbeat_s = heartbeat_s
         self._listeners = Listeners()
-        self._waiters: dict[TaskId, set[asyncio.Future[None]]] = {}
+        self.waits = Waits()
         self._generation = -1
         self._stream: str | None = None
         self._told: list[Callable[[Row], None]] = []
         self._last = 0
         self._revision = 0
         self._hint = asyncio.Event()
-        self.closing = False
         self.evicted = 0
         """How many clients were cut off because they did not read."""
 
@@ -150,7 +150,9 @@ class Hub:
     def _give(self, row: Row) -> None:
         event = Happened._make(row)
         sequence, task_id = event.sequence, event.task_id
-        self._resolve(task_id)
+        self.waits.changed(task_id)
+        if event.batch:
+            self.waits.changed(event.batch)
         for told in self._told:
             told(row)
         own = self._listeners.of_task(task_id)
@@ -176,7 +178,7 @@ class Hub:
 
     def _give_progress(self, row: Row) -> None:
         revision, task_id, _, wire, *_ = row
-        self._resolve(task_id)
+        self.waits.changed(task_id)
         frame = frames.progress(wire)
         for client in self._listeners.of_task(task_id):
             client.push(frame)
@@ -190,7 +192,7 @@ class Hub:
     def open(self, client: Client) -> None:
         """Keep a stream alive that is still to be given what was before; ``drop`` it in the end."""
         self._listeners.open.add(client)
-        if self.closing:
+        if self.waits.closing:
             client.close("shutdown")
 
     def add(self, topic: Topic, client: Client) -> None:
@@ -206,31 +208,11 @@ class Hub:
         self._listeners.drop(topic, client)
         self.evicted += client.closed == "slow"
 
-    def expect(self, task_id: TaskId) -> asyncio.Future[None]:
-        """Give a future that is done at the task's next change; hand it to ``forget`` in the end."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(task_id, set()).add(future)
-        return future
-
-    def forget(self, task_id: TaskId, future: asyncio.Future[None]) -> None:
-        waiters = self._waiters.get(task_id)
-        if waiters is not None:
-            waiters.discard(future)
-            if not waiters:
-                del self._waiters[task_id]
-
     def close(self) -> None:
         """End every stream and every wait: the process is about to end."""
-        self.closing = True
         for client in tuple(self._listeners.open):
             client.close("shutdown")
-        for task_id in tuple(self._waiters):
-            self._resolve(task_id)
-
-    def _resolve(self, task_id: TaskId) -> None:
-        for future in self._waiters.pop(task_id, ()):
-            if not future.done():
-                future.set_result(None)
+        self.waits.close()
 
 
 def batch_end(model: ReadModel, batch: BatchId) -> int:

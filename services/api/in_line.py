@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from schemas import readmodel, work
 from schemas.ids import TaskId
 from schemas.requests import Instant, Kind, Priority
-from schemas.subjects import Lane
+from schemas.subjects import Lane, address_of
 from schemas.task import Task
-from services.api.queries import ReadModel, address_of
+from services.api.queries import ReadModel
 from services.bus.tasklog import Found
 from services.scheduling.outlook import MOST, Lineup, Waiting
 

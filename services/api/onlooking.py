@@ -9,8 +9,8 @@ from schemas import readmodel
 from schemas.ids import TaskId
 from schemas.lease import Lease
 from schemas.requests import Kind
-from schemas.subjects import Lane
-from services.api.queries import ReadModel, address_of
+from schemas.subjects import Lane, address_of
+from services.api.queries import ReadModel
 from services.scheduling.outlook import Onlooker
 from services.settings import Settings
 

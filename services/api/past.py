@@ -4,7 +4,6 @@ The one rule: the past is folded from the events that the read model shows, and 
 asking twice gives the same.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
@@ -12,20 +11,20 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from schemas import envelope, readmodel, views
+from schemas import envelope, queues, readmodel, views
 from schemas.errors import Code, RejectedError
 from schemas.ids import TaskId
 from schemas.requests import Instant
-from schemas.task import Status, fold
+from schemas.subjects import address_of
+from schemas.task import fold
 from services.api import asking, lag
-from services.api.queries import ReadModel, address_of
+from services.api.queries import ReadModel
 from services.api.reads import unknown_task
 
 AT_SEQUENCE: Final = "at_seq"
 AT: Final = "at"
 MEMBERS: Final = (AT_SEQUENCE, AT)
 _NEWEST: Final = 2**63 - 1
-_COUNTED: Final = (Status.SCHEDULED, Status.QUEUED, Status.RETRYING, Status.RUNNING)
 
 
 class Moment(Struct, frozen=True):
@@ -57,7 +56,6 @@ class _Timed(Struct, frozen=True):
 
 
 _decode_timed: Final = msgspec.json.Decoder(_Timed).decode
-_decode_queues: Final = msgspec.json.Decoder(list[tuple[str, str, int, int, int, int]]).decode
 
 
 class Past:
@@ -119,22 +117,16 @@ class Past:
     async def queues(self, moment: Moment) -> PastQueues:
         """Count the queues as they were: from what was noted last before, and the events after that."""
         noted = self._model.row(readmodel.LAST_MOMENT, moment.sequence)
-        start, shown = noted or (0, b"[]")
-        counts: Counter[tuple[str, str, str]] = Counter()
-        for kind, model, *numbers in _decode_queues(shown):
-            counts.update({(kind, model, status): n for status, n in zip(_COUNTED, numbers, strict=True)})
+        start, shown = noted or (0, None)
         moves = await self._model.page(readmodel.MOVES, (start, moment.sequence))
-        for kind, model, before, after in moves:
-            counts[kind, model, before] -= 1
-            counts[kind, model, after] += 1
-        names = sorted({(kind, model) for kind, model, _ in counts})
-        queues = (_queue(kind, model, counts) for kind, model in names)
-        there = tuple(one for one in queues if one.waiting or one.scheduled or one.running)
+        counted = sorted(queues.counted_on(shown, moves).items())
+        there = tuple(_queue(*queue, *numbers) for queue, numbers in counted if any(numbers))
         return PastQueues(there, moment.sequence, moment.at)
 
 
-def _queue(kind: str, model: str, counts: Mapping[tuple[str, str, str], int]) -> PastQueueView:
-    scheduled, queued, retrying, running = (counts.get((kind, model, status), 0) for status in _COUNTED)
+def _queue(
+    kind: str, model: str, scheduled: int, queued: int, retrying: int, running: int
+) -> PastQueueView:
     return PastQueueView(
         kind=kind,
         model=model,

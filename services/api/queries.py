@@ -16,14 +16,12 @@ import structlog
 
 from schemas import readmodel, text, textindex
 from schemas.errors import UnavailableError
-from schemas.subjects import Address, parse_subject
 
 log = structlog.get_logger()
 
 Row = tuple[Any, ...]  # Any: a column can be of any of SQLite's types
 
 _SETUP: Final = ("PRAGMA query_only = 1", "PRAGMA mmap_size = 0", "PRAGMA busy_timeout = 50")
-_TOKENS: Final = 7
 
 
 class ReadModelAwayError(UnavailableError):
@@ -32,11 +30,6 @@ class ReadModelAwayError(UnavailableError):
 
 class TextIndexAwayError(UnavailableError):
     """The text index beside the read model is not there, or cannot be read."""
-
-
-def address_of(stored: str) -> Address:
-    """Read the column ``address``: the prefix of a task's subjects."""
-    return parse_subject(stored if stored.count(".") == _TOKENS - 1 else f"{stored}.*")[0]
 
 
 class ReadModel:

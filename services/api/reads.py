@@ -3,10 +3,8 @@
 The one rule: nobody is shown less than this process has appended itself.
 """
 
-import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from schemas import readmodel, views
 from schemas.errors import Code, RejectedError, UnavailableError
@@ -20,8 +18,6 @@ from services.api.outlook import Foresight
 from services.api.queries import ReadModel, ReadModelAwayError, Row
 from services.api.recent import Recent
 from services.bus.tasklog import TaskLog
-
-_LOOK_AGAIN_S: Final = 1.0
 
 
 class Shown(NamedTuple):
@@ -97,20 +93,7 @@ class Reads:
 
     async def until(self, task_id: TaskId, enough: Callable[[Shown], bool], wait_s: float) -> Shown:
         """Give the task once ``enough`` says so, or as it is when the time is over."""
-        loop = asyncio.get_running_loop()
-        end_at = loop.time() + wait_s
-        while True:
-            change = self._hub.expect(task_id)
-            try:
-                shown = await self.get(task_id)
-                left_s = end_at - loop.time()
-                if enough(shown) or left_s <= 0 or self._hub.closing:
-                    return shown
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left_s, _LOOK_AGAIN_S)):
-                        await change
-            finally:
-                self._hub.forget(task_id, change)
+        return await self._hub.waits.until(task_id, lambda: self.get(task_id), enough, wait_s)
 
     def _projected(self, task_id: TaskId) -> Shown | None:
         row = self._model.row(readmodel.GET_TASK, task_id)

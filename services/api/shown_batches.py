@@ -4,10 +4,8 @@ The one rule: a batch is counted whole. The ids of its tasks follow from its own
 them in the log, and nobody gets 404 for a batch that was accepted.
 """
 
-import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable
+from functools import partial
 
 from schemas import batches, readmodel
 from schemas.batches import BatchView
@@ -16,12 +14,8 @@ from schemas.ids import BatchId, TaskId, batch_task_id
 from schemas.task import Task
 from services.api import lag, many
 from services.api.hub import Hub
-from services.api.queries import ReadModel, ReadModelAwayError, Row
+from services.api.queries import ReadModel, ReadModelAwayError
 from services.bus.tasklog import Found, TaskLog
-
-_LOOK_AGAIN_S: Final = 1.0
-_BATCH: Final = 13
-"""Where a row of events says which batch its task is of."""
 
 
 class Batches:
@@ -29,8 +23,6 @@ class Batches:
         self._model = model
         self._tasklog = tasklog
         self._hub = hub
-        self._waiting: dict[BatchId, set[asyncio.Future[None]]] = {}
-        hub.tell(self._happened)
 
     async def get(self, batch_id: BatchId, seen: int = 0) -> BatchView:
         """Give the batch as it is now, with all up to the sequence ``seen``.
@@ -59,17 +51,8 @@ class Batches:
         self, batch_id: BatchId, enough: Callable[[BatchView], bool], wait_s: float, seen: int
     ) -> BatchView:
         """Give the batch once ``enough`` says so, or as it is when the time is over."""
-        loop = asyncio.get_running_loop()
-        end_at = loop.time() + wait_s
-        while True:
-            with self._change(batch_id) as change:
-                shown = await self.get(batch_id, seen)
-                left_s = end_at - loop.time()
-                if enough(shown) or left_s <= 0 or self._hub.closing:
-                    return shown
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left_s, _LOOK_AGAIN_S)):
-                        await change
+        look = partial(self.get, batch_id, seen)
+        return await self._hub.waits.until(batch_id, look, enough, wait_s)
 
     def _projected(self, batch_id: BatchId) -> BatchView | None:
         row = self._model.row(readmodel.GET_BATCH, batch_id)
@@ -101,24 +84,6 @@ class Batches:
         if failure := await many.each(ids[1:], look):
             raise failure
         return batches.from_tasks(batch_id, [tasks[task_id] for task_id in ids])
-
-    def _happened(self, row: Row) -> None:
-        for change in self._waiting.get(row[_BATCH], ()):
-            if not change.done():
-                change.set_result(None)
-
-    @contextlib.contextmanager
-    def _change(self, batch_id: BatchId) -> Iterator[asyncio.Future[None]]:
-        """Give a future that ends with the next event of one of its tasks."""
-        change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(batch_id, set())
-        waiting.add(change)
-        try:
-            yield change
-        finally:
-            waiting.discard(change)
-            if not waiting:
-                self._waiting.pop(batch_id, None)
 
 
 def _end(first: Found, size: int) -> int:

@@ -15,9 +15,9 @@ from schemas.commands import ExpireTask, Refusal, decide
 from schemas.errors import UnavailableError
 from schemas.ids import TaskId
 from schemas.lease import Lease
-from schemas.subjects import SWEEPER
+from schemas.subjects import SWEEPER, address_of
 from services.api.cancelling import purge
-from services.api.queries import ReadModel, ReadModelAwayError, address_of
+from services.api.queries import ReadModel, ReadModelAwayError
 from services.bus.connection import ApiError
 from services.bus.tasklog import LostRaceError, TaskLog
 from services.leases import Held, Leases

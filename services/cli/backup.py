@@ -3,11 +3,10 @@
 The one rule: all or nothing. A backup that broke off is no folder, a restore that did leaves no stream.
 """
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import click
 import msgspec
@@ -15,17 +14,16 @@ from msgspec import Struct
 
 from schemas import subjects
 from schemas.errors import StorageFullError, TaskfoldError, UnavailableError
-from services import clock, telemetry
+from services import clock
 from services.bus import snapshots
 from services.bus.connection import ApiError, Bus
 from services.bus.snapshots import BrokenOffError, Description
 from services.bus.streams import STREAM_NOT_FOUND
 from services.cli import saved
 from services.cli.failures import AwayError, EndError, Exit
+from services.cli.reaching import reach
 from services.cli.running import say
-from services.settings import Settings, masked
-
-_PATIENCE_S: Final = 5.0
+from services.settings import Settings
 
 
 class Moved(Struct, frozen=True):
@@ -105,25 +103,13 @@ async def _deleted(bus: Bus, name: str) -> bool:
 @contextlib.asynccontextmanager
 async def _connected(settings: Settings) -> AsyncIterator[Bus]:
     """Give a connection, and turn what NATS says into how a command ends."""
-    telemetry.configure("backup", "error", "text")  # what the connection would tell
-    bus = Bus(settings.bus_url, "taskfold backup")
+    bus = await reach(settings, "backup")
     try:
-        await _connect(bus, masked(settings.bus_url))
         yield bus
     except (ApiError, StorageFullError, BrokenOffError, UnavailableError) as error:
         _end(error)
     finally:
         await bus.close()
-
-
-async def _connect(bus: Bus, url: str) -> None:
-    try:
-        async with asyncio.timeout(_PATIENCE_S):
-            await bus.connect()
-    except TimeoutError:
-        raise AwayError(
-            f"cannot reach NATS at {url}; start it, or name another with TASKFOLD_NATS_URL"
-        ) from None
 
 
 def _end(error: TaskfoldError) -> NoReturn:

@@ -13,13 +13,12 @@ import msgspec
 from schemas import rebuilds, subjects
 from schemas.errors import UnavailableError
 from schemas.rebuilds import ENDS, Phase, Rebuild
-from services import telemetry
 from services.bus.connection import Bus, Msg
 from services.cli.failures import AwayError, EndError, Exit
+from services.cli.reaching import PATIENCE_S, reach
 from services.cli.running import say
-from services.settings import Settings, masked
+from services.settings import Settings
 
-_PATIENCE_S: Final = 5.0
 _SILENCE_S: Final = 30.0
 _SAYS: Final = {
     Phase.BUILDING: "building",
@@ -31,10 +30,8 @@ _SAYS: Final = {
 
 async def rebuild(settings: Settings, *, as_json: bool) -> None:
     """Ask all projectors, and tell how far they are until all of them are done."""
-    telemetry.configure("rebuild", "error", "text")  # what the connection would tell
-    bus = Bus(settings.bus_url, "taskfold rebuild")
+    bus = await reach(settings, "rebuild")
     try:
-        await _connect(bus, masked(settings.bus_url))
         ended = await _heard(bus, tell=None if as_json else _tell)
     except UnavailableError as error:
         raise AwayError(f"{error}; try again") from None
@@ -44,16 +41,6 @@ async def rebuild(settings: Settings, *, as_json: bool) -> None:
         click.echo(msgspec.json.encode({"rebuilds": ended}))
     if failed := [one for one in ended if not _well(one)]:
         raise EndError(Exit.REFUSED, f"{failed[0].projector}: {failed[0].error or 'it is not the same'}")
-
-
-async def _connect(bus: Bus, url: str) -> None:
-    try:
-        async with asyncio.timeout(_PATIENCE_S):
-            await bus.connect()
-    except TimeoutError:
-        raise AwayError(
-            f"cannot reach NATS at {url}; start it, or name another with TASKFOLD_NATS_URL"
-        ) from None
 
 
 async def _heard(bus: Bus, tell: Callable[[Rebuild], None] | None) -> list[Rebuild]:
@@ -78,7 +65,7 @@ async def _heard(bus: Bus, tell: Callable[[Rebuild], None] | None) -> list[Rebui
     while not found or any(one.phase not in ENDS for one in found.values()):
         news.clear()
         try:
-            async with asyncio.timeout(_SILENCE_S if found else _PATIENCE_S):
+            async with asyncio.timeout(_SILENCE_S if found else PATIENCE_S):
                 await news.wait()
         except TimeoutError:
             raise AwayError(

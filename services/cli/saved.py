@@ -16,6 +16,7 @@ import msgspec
 from schemas import subjects
 from services.bus.snapshots import CHUNK_BYTES, Description
 from services.cli.failures import EndError, Exit
+from services.disk import to_disk
 
 _DESCRIPTION: Final = "backup.json"
 _ARCHIVE: Final = "stream.arc.s2"
@@ -67,7 +68,7 @@ def written(folder: Path) -> Iterator[Path]:
         part.mkdir(mode=0o700)
         yield part
         part.replace(target)
-        _flush_folder(target.parent)
+        to_disk(target.parent)
     except OSError as error:
         raise EndError(Exit.USAGE, f"cannot write {folder}: {error.strerror}") from None
     finally:
@@ -129,11 +130,3 @@ def _described(folder: Path) -> Description:
         raise EndError(Exit.USAGE, f"{folder} is a backup of {description.name}")
     _archive(folder).stat()
     return description
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,13 +18,13 @@ import structlog
 from msgspec import Struct
 
 from schemas import views, writing
-from schemas.subjects import TASK_EVENTS, TASKS
+from schemas.subjects import TASK_EVENTS, TASKS, address_of
 from services import telemetry
 from services.bus.bulk import BulkBus, BulkFollower
 from services.bus.stored import recorded
 from services.process import background
 from services.projector.building import Building
-from services.projector.folding import Told, address_of
+from services.projector.folding import Told
 
 log = structlog.get_logger()
 

@@ -4,8 +4,6 @@ The one rule: what comes of it is what the fold that follows makes of the same l
 are the tasks that have not ended, and the ids of those that have; a task is rendered once, when it is over.
 """
 
-import contextlib
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from schemas import readmodel, writing
+from services.disk import to_disk
 from services.projector.folding import Told, fold_into, in_transaction, written
 from services.projector.projections import Fold
 from services.projector.rows import Row
@@ -107,17 +106,4 @@ class Building:
         for pragma in ("locking_mode=NORMAL", "journal_mode=WAL"):
             self._database.execute(f"PRAGMA {pragma}").fetchall()
         self._database.close()
-        _to_disk(self._path)
-
-    def abandon(self) -> None:
-        """Let go of a file that will not be finished."""
-        with contextlib.suppress(sqlite3.Error):
-            self._database.close()
-
-
-def _to_disk(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+        to_disk(self._path)

@@ -5,7 +5,6 @@ is read through again.
 """
 
 import asyncio
-import os
 import re
 import shutil
 import sqlite3
@@ -18,6 +17,7 @@ import structlog
 
 from schemas import readmodel
 from services import clock
+from services.disk import to_disk
 from services.projector.looking import Look, look, sound
 from services.projector.store import SNAPSHOT, UnusableError
 
@@ -111,15 +111,6 @@ def copy_into(seen: Look, part: Path) -> int:
         target.close()
     to_disk(part)
     return int(sequence)
-
-
-def to_disk(path: Path) -> None:
-    """Wait until a file, or what a folder lists, is on the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 async def restored(path: Path, stream: str, first: int) -> Path | None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from schemas import readmodel, views, writing
 from schemas.events import Recorded
 from schemas.ids import TaskId
-from schemas.subjects import Address, parse_subject
+from schemas.subjects import Address, address_of
 from schemas.task import fold as fold_task
 from services.projector.projections import Fold
 from services.projector.rows import Known, Row, decode_state
@@ -91,9 +91,3 @@ def _load(database: sqlite3.Connection, task_id: TaskId) -> Known | None:
     # Little follows an end, so of what ended the state is not kept beside its events.
     wires = database.execute(readmodel.HISTORY_OF_TASK, (number,)).fetchall()
     return Known(number, fold_task(task_id, (views.recorded(wire) for (wire,) in wires)), address)
-
-
-def address_of(prefix: str) -> Address:
-    """Read the column ``address``: the prefix of a task's subjects."""
-    address, _ = parse_subject(f"{prefix}.state")
-    return address

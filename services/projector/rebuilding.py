@@ -41,9 +41,7 @@ class Rebuilder:
         self._path = path
         self._name = name
         self._rebuilds = rebuilds
-        self._comparing: asyncio.Queue[tuple[Path, sqlite3.Connection, sqlite3.Connection, int]] = (
-            asyncio.Queue()
-        )
+        self._comparing: asyncio.Queue[tuple[sqlite3.Connection, sqlite3.Connection, int]] = asyncio.Queue()
 
     async def identity(self) -> StreamInfo:
         """Ask which stream there is, for as long as it takes."""
@@ -107,12 +105,12 @@ class Rebuilder:
         put_in_place(built, self._path)
         log.info("readmodel.rebuilt", sequence=sequence)
         self._rebuilds.come_to(Phase.COMPARING, sequence=sequence)
-        self._comparing.put_nowait((built, pinned[0], pinned[1], sequence))
+        self._comparing.put_nowait((pinned[0], pinned[1], sequence))
 
     async def compare(self) -> None:
         """Say of each pair of files whether they are equal; runs until cancelled."""
         while True:
-            _, before, after, sequence = await self._comparing.get()
+            before, after, sequence = await self._comparing.get()
             try:
                 sums = [await in_thread(database, _summed) for database in (before, after)]
             except sqlite3.Error as error:

@@ -8,31 +8,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from schemas import queues
+from schemas.batches import COUNTED
 from schemas.events import Recorded
 from schemas.ids import BatchId
+from schemas.queues import IN_QUEUE, Queue
 from schemas.subjects import Lane
 from schemas.task import FINAL, WAITING, Status, Task
-from services.projector.rows import Known, Row, encode, tenant, time
+from services.projector.rows import Known, Row, tenant, time
 
 EVERY_TENANT: Final = "*"
-IN_QUEUE: Final = (Status.SCHEDULED, Status.QUEUED, Status.RETRYING, Status.RUNNING)
-"""What a queue counts, in the order of its columns."""
 _QUEUED: Final = frozenset(IN_QUEUE)
-IN_BATCH: Final = (
-    Status.SCHEDULED,
-    Status.QUEUED,
-    Status.RUNNING,
-    Status.RETRYING,
-    Status.DONE,
-    Status.FAILED,
-    Status.CANCELLED,
-    Status.EXPIRED,
-)
-"""What a batch counts, in the order of its columns."""
 MOMENT: Final = 1000
 """At every so many sequences the queues are noted as they were."""
 
-Queues = Mapping[tuple[str, str], Iterable[int]]
+Queues = Mapping[Queue, Iterable[int]]
 """By kind and model how many there are, as IN_QUEUE."""
 _Move = tuple[Lane, Status, str, Status, str]
 """Of a lane: from a status, of which tenant, to another, of which; ABSENT before the first event."""
@@ -86,8 +76,7 @@ class Tallies:
             row = rows.setdefault((lane.kind, lane.model), [0] * len(IN_QUEUE))
             for place, status in enumerate(IN_QUEUE):
                 row[place] += changes[status]
-        shown = [[*queue, *numbers] for queue, numbers in sorted(rows.items()) if any(numbers)]
-        self.moments.append((moment - 1, encode(shown)))
+        self.moments.append((moment - 1, queues.note(rows)))
 
     def move(self, task: Task, known: Known, recorded: Recorded) -> None:
         """Count what an event has made of ``task``, which is ``known`` as it is now."""
@@ -147,7 +136,7 @@ class Tallies:
                 batch.user,
                 batch.size,
                 time(batch.submitted_at),
-                *(batch.moved[status] for status in IN_BATCH),
+                *(batch.moved[status] for status in COUNTED),
             )
 
     def ended_batches(self) -> Iterator[Row]:

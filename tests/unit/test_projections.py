@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from schemas import views
+from schemas.batches import COUNTED
 from schemas.events import TOKENS, Recorded, TaskErased, TaskEvent, Undecodable
 from schemas.ids import TaskId
+from schemas.queues import IN_QUEUE
 from schemas.subjects import Address, parse_subject
 from schemas.task import FINAL, WAITING, Status, Task, evolve, fold, legal
 from services.projector.projections import Fold
 from services.projector.rows import Known, Row, decode_state
-from services.projector.tallies import EVERY_TENANT, IN_BATCH, IN_QUEUE, Tallies
+from services.projector.tallies import EVERY_TENANT, Tallies
 from tests import strategies
 from tests.builders import (
     ADDRESS,
@@ -67,7 +69,7 @@ class Batch(NamedTuple):
     @property
     def whole(self) -> bool:
         """Whether all of its tasks have ended."""
-        ended = sum(n for status, n in zip(IN_BATCH, self.counts, strict=True) if status in FINAL)
+        ended = sum(n for status, n in zip(COUNTED, self.counts, strict=True) if status in FINAL)
         return ended == self.fixed[-1]
 
 
