@@ -60,19 +60,21 @@ async def measure(bench: Bench) -> list[Figure]:
         async with asyncio.TaskGroup() as group:
             for rig in (small, large):
                 group.create_task(rig.start("projector", "api", patience_s=grown.PATIENCE_S))
+        for rig in (small, large):
+            await _indexed(rig)
+        # Not before: an idle connection is closed, and one side may take minutes longer.
         async with small.connection() as one, large.connection() as other:
             sides = Side(small, known[0], one), Side(large, known[1], other)
-            for side in sides:
-                await _indexed(side)
             return await _figures(bench, *sides)
 
 
-async def _indexed(side: Side) -> None:
+async def _indexed(rig: Rig) -> None:
     """Wait until prompts can be searched: their index is filled behind the read model."""
     request = _list({"text": "the", "limit": "1"})
 
     async def answered() -> bool:
-        return (await side.connection.ask(request)).status == 200
+        async with rig.connection() as connection:
+            return (await connection.ask(request)).status == 200
 
     async with asyncio.timeout(grown.PATIENCE_S):
         await until(answered)

@@ -262,10 +262,14 @@ class Undecodable(Struct, frozen=True):
 
 
 class Recorded(Struct, frozen=True):
-    """An event as the log holds it: what, where, when, and under which id it was appended."""
+    """An event as the log holds it: what, where, when, and under which id it was appended.
+
+    ``body`` is what was read of it, empty where it was not read.
+    """
 
     event: TaskEvent | Undecodable
     task_id: TaskId
     sequence: int
     at: Instant
     event_id: EventId | None = None
+    body: bytes = b""

@@ -83,4 +83,4 @@ def recorded(stored: Stored) -> tuple[Address | None, Recorded]:
     except UndecodableError as error:
         event = Undecodable(str(error))
     event_id = envelope.event_id(stored.headers)
-    return address, Recorded(event, address.task_id, stored.sequence, stored.at, event_id)
+    return address, Recorded(event, address.task_id, stored.sequence, stored.at, event_id, stored.body)

@@ -83,7 +83,9 @@ class Tallies:
         before, after, made = task.status, known.task.status, known.task.submission
         if before is not after:
             lane = known.address.lane
-            self._moved[lane, before, tenant(task.submission), after, tenant(made)] += 1
+            whose = tenant(made)
+            was = whose if made is task.submission else tenant(task.submission)
+            self._moved[lane, before, was, after, whose] += 1
             changes = self._changed[lane]
             changes[before] -= 1
             changes[after] += 1

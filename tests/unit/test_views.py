@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from msgspec.structs import replace
 
-from schemas import problems, views
+from schemas import events, problems, views
 from schemas.errors import Code, RejectedError
 from schemas.events import Progress, Recorded, TaskEvent, Undecodable
+from schemas.ids import TaskId
 from schemas.problems import HTTP_STATUS
 from schemas.standing import Why, standing
 from schemas.task import Status, fold
@@ -189,6 +191,33 @@ def test_an_event_on_the_wire_says_where_what_and_when() -> None:
         "task_id": TASK,
         "data": {"attempt": 1, "backend": "image-1", "dispatcher": "dispatcher-a"},
     }
+
+
+@pytest.mark.parametrize("event", [submitted(tags=("Füchse",)), submitted(), started(), done()])
+def test_a_body_as_it_was_stored_gives_the_same_on_the_wire(event: TaskEvent) -> None:
+    told = record(event)
+
+    assert views.wire_event(replace(told, body=events.encode(event))) == views.wire_event(told)
+
+
+def test_an_event_on_the_wire_has_what_a_later_version_added() -> None:
+    body = b'{"attempt":1,"backend":"image-1","dispatcher":"a","mood":"calm"}'
+
+    assert json.loads(views.wire_event(replace(record(started()), body=body)))["data"]["mood"] == "calm"
+
+
+@pytest.mark.parametrize("strange", [b"\n", b"\r", b'"x":"\xff",'])
+def test_an_event_on_the_wire_is_one_line_of_proper_text_whatever_was_stored(strange: bytes) -> None:
+    body = b'{%b"attempt":1,"backend":"image-1","dispatcher":"dispatcher-a"}' % strange
+    told = record(started())
+
+    assert views.wire_event(replace(told, body=body)) == views.wire_event(told)
+
+
+def test_an_event_of_a_strange_task_id_is_still_json_on_the_wire() -> None:
+    strange = TaskId('a"b')
+
+    assert json.loads(views.wire_event(record(started(), task_id=strange)))["task_id"] == strange
 
 
 def test_an_event_that_could_not_be_read_has_no_form_on_the_wire() -> None:
