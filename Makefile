@@ -2,14 +2,15 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run nats-context test check fix bench generate requirements speech-data clean
+.PHONY: help run nats-context test check fix bench bench-full bench-report generate requirements speech-data clean
 
 BIN := .venv/bin
 ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SPEECH := usr/share/pocketsphinx/test/data/librivox
-COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 \
+LOCK := uv pip compile --universal --python-version 3.11 \
   --generate-hashes --no-header --no-annotate --quiet
+COMPILE := $(LOCK) pyproject.toml
 EXTRAS := --extra embedded --extra speech
 # Three for two processors: the tests of whole instances wait half of their time. The longest files come first.
 WORKERS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
@@ -41,8 +42,14 @@ fix: .venv/.dev-stamp ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/.dev-stamp ## measure speed; ARGS= go to the benchmarks
+bench: .venv/.dev-stamp ## measure speed, in a few minutes; ARGS= go to the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-full: .venv/.dev-stamp ## measure everything at full size, which takes hours; ARGS= as above
+	@$(BIN)/python -m benchmarks --full $(ARGS)
+
+bench-report: .venv/.dev-stamp ## write docs/performance from the results that were saved last
+	@$(BIN)/python -m benchmarks.report $(ARGS)
 
 generate: .venv/.dev-stamp ## write the schemas, diagrams and tables that are derived from code
 	$(BIN)/python -m schemas.generate
@@ -52,6 +59,7 @@ requirements: ## lock the requirements anew (needs uv)
 	$(COMPILE) $(EXTRAS) --group dev -o requirements/dev.txt
 	$(COMPILE) $(EXTRAS) --group build --constraint requirements/dev.txt -o requirements/run.txt
 	$(COMPILE) --group build --constraint requirements/dev.txt -o requirements/image.txt
+	$(LOCK) requirements/peers.in --constraint requirements/dev.txt -o requirements/peers.txt
 
 clean: ## remove what was made here, except ./data
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -1,6 +1,6 @@
 """The command line: ``python -m benchmarks``, or ``make bench``.
 
-The one rule: the whole of it takes a few minutes, and ``--save`` alone writes what is kept.
+The one rule: without ``--full`` it takes a few minutes, and ``--save`` alone writes what is kept.
 """
 
 import asyncio
@@ -14,18 +14,23 @@ from typing import Final
 
 import aiohttp
 import click
-import msgspec
 import uvloop
-from msgspec import Struct
 
 from benchmarks import (
+    comparison,
+    crowds,
+    endpoint,
     foretold,
     gaps,
+    heard,
+    kept,
     listening,
     machine,
     memory,
+    rates,
     rebuilding,
     scale,
+    scaling,
     soak,
     started,
     status,
@@ -33,13 +38,13 @@ from benchmarks import (
     submit,
     throughput,
 )
+from benchmarks.kept import Report, Taken
 from benchmarks.machine import Machine, Noise
 from benchmarks.measure import Figure, table
+from benchmarks.peers import compared
 from benchmarks.rig import ROOT, Bench
 from services import clock, process, telemetry
-from services.settings import Settings
 
-RESULTS: Final = Path(__file__).with_name("results")
 SCRATCH: Final = ROOT / ".cache"
 """Where the store is: on the disk of the checkout, since /tmp may be none."""
 
@@ -60,54 +65,47 @@ LONG: Final[dict[str, Callable[[Bench], Awaitable[list[Figure]]]]] = {
     "rebuild": rebuilding.measure,
     "sse": listening.measure,
     "soak": soak.measure,
+    "peers": compared.measure,
+    "endpoint": endpoint.measure,
+    "scaling": scaling.measure,
+    "crowds": crowds.measure,
+    "rates": rates.measure,
+    "sse-latency": heard.measure,
 }
 """These take minutes each, and are taken when they are asked for."""
-
-
-class Taken(Struct, frozen=True, kw_only=True):
-    """Figures that were taken together, and the noise at that time."""
-
-    load_average: tuple[float, float, float]
-    others_share: float
-    took_s: float
-    figures: list[Figure]
-
-
-class Report(Struct, frozen=True, kw_only=True):
-    taken_at: str
-    machine: Machine
-    runs: int
-    size: float
-    results: list[Taken]
 
 
 @click.command()
 @click.option(
     "--only", multiple=True, type=click.Choice([*FIGURES, *LONG]), help="Take this figure; may repeat."
 )
-@click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Runs of each figure.")
+@click.option("--full", is_flag=True, help="Take every figure, the long ones too: more than an hour.")
+@click.option(
+    "--runs", default=kept.RUNS, show_default=True, type=click.IntRange(1), help="Runs of each figure."
+)
 @click.option(
     "--size",
-    default=1.0,
+    default=kept.SIZE,
     show_default=True,
     type=click.FloatRange(0, min_open=True),
-    help="Take scale, rebuild, sse and soak at so large a part of their full size.",
+    help="Take the large figures at so large a part of their full size.",
 )
 @click.option("--save", is_flag=True, help="Keep the results under today's date, to be committed.")
-def main(only: tuple[str, ...], runs: int, size: float, *, save: bool) -> None:
+def main(only: tuple[str, ...], runs: int, size: float, *, full: bool, save: bool) -> None:
     """Measure Taskfold beside its floors, in the shipped configuration.
 
+    Compares the figures with those that were saved last.
     Ends with 1 where something happened that never may.
     """
     telemetry.configure("bench", "warning", "text")
     process.settle_garbage()
     try:
-        report = uvloop.run(_all(only or tuple(FIGURES), runs, size))
+        report = uvloop.run(_all(only or tuple(FIGURES | LONG if full else FIGURES), runs, size))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(130) from None
-    _write(report, "latest")
+    _compare(report)
     if save:
-        _write(report, report.taken_at[:10])
+        print(f"\nwritten to {kept.write(report, report.taken_at[:10]).relative_to(ROOT)}")
     if any(figure.faults for taken in report.results for figure in taken.figures):
         raise SystemExit(1)
 
@@ -117,13 +115,16 @@ async def _all(names: tuple[str, ...], runs: int, size: float) -> Report:
     SCRATCH.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=SCRATCH) as name:
         folder = Path(name)
-        here = machine.describe(folder, Settings().nats_sync)
+        here = machine.describe(folder)
         _introduce(here, runs)
+        taken_at = clock.now().isoformat(timespec="seconds")
+        report = Report(taken_at=taken_at, machine=here, runs=runs, size=size, results=[])
         async with aiohttp.ClientSession() as http:
             bench = Bench(folder, http, runs, size)
-            results = [await _take(bench, (FIGURES | LONG)[name]) for name in names]
-    taken_at = clock.now().isoformat(timespec="seconds")
-    return Report(taken_at=taken_at, machine=here, runs=runs, size=size, results=results)
+            for each in names:
+                report.results.append(await _take(bench, each))
+                kept.write(report, kept.LATEST)  # what was taken stays, whatever becomes of the rest
+    return report
 
 
 def _end_on_sigterm() -> None:
@@ -132,13 +133,16 @@ def _end_on_sigterm() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
-async def _take(bench: Bench, measure: Callable[[Bench], Awaitable[list[Figure]]]) -> Taken:
+async def _take(bench: Bench, name: str) -> Taken:
     load, noise, began = os.getloadavg(), Noise(), time.monotonic()
-    figures = await measure(bench)
+    bench.syncs.clear()
+    figures = await (FIGURES | LONG)[name](bench)
     taken = Taken(
+        name=name,
         load_average=load,
         others_share=round(noise.share(), 3),
         took_s=round(time.monotonic() - began, 1),
+        syncs=tuple(sorted(bench.syncs)),
         figures=figures,
     )
     for figure in figures:
@@ -146,7 +150,9 @@ async def _take(bench: Bench, measure: Callable[[Bench], Awaitable[list[Figure]]
     if taken.took_s >= 1:
         one, five, _ = load
         others = f"others had {taken.others_share:.0%} of the processors"
-        print(f"  {taken.took_s:.0f} s, load average before {one:.2f} {five:.2f}; {others}", flush=True)
+        print(f"  {taken.took_s:.0f} s, load average before {one:.2f} {five:.2f}; {others}")
+    if taken.syncs:
+        print(f"  sync of the server: {', '.join(taken.syncs)}", flush=True)
     return taken
 
 
@@ -154,7 +160,7 @@ def _introduce(here: Machine, runs: int) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in here.versions.items())
     print(
         f"{here.machine}, {here.cores} cores, {here.system}",
-        f"store on {here.file_system}, sync_interval: {here.sync_interval}",
+        f"store on {here.file_system}",
         versions,
         f"commit {here.commit}; {runs} runs of each figure, floor and ours in turns",
         sep="\n",
@@ -162,11 +168,13 @@ def _introduce(here: Machine, runs: int) -> None:
     )
 
 
-def _write(report: Report, name: str) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    print(f"\nwritten to {path.relative_to(ROOT)}")
+def _compare(report: Report) -> None:
+    """Print what became of the figures since the last results that can be read."""
+    for path in kept.dated():
+        if then := kept.read(path):
+            print(f"\n{comparison.text(report, then)}")
+            return
+        print(f"\nnot compared with {path.name}: it is of an older form")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ The one rule: it adds the same to a floor and to what is measured, and as little
 """
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -69,6 +71,16 @@ async def connect(url: str) -> Connection:
     loop = asyncio.get_running_loop()
     _, connection = await loop.create_connection(Connection, str(where.hostname), int(where.port or 80))
     return connection
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Connection]:
+    """Connect to a url for as long as it is entered."""
+    connection = await connect(url)
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 def get(path: str) -> bytes:

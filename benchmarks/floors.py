@@ -7,17 +7,21 @@ import asyncio
 import contextlib
 import sqlite3
 import sys
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import msgspec
 import nats
 import uvloop
 from litestar import Litestar, Response, get, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.response import Stream
 from msgspec import Struct
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from schemas import subjects
 from services import clock, process
@@ -27,6 +31,8 @@ from services.bus.streams import ensure_stream
 
 STREAM: Final = "FLOOR"
 LANE: Final = "floor"
+ALL: Final = "all"
+"""Stands for the id of a task where all are followed."""
 
 
 class Body(Struct, frozen=True):
@@ -82,6 +88,48 @@ async def status(readmodel: str) -> None:
     await _serve(show)
 
 
+async def endpoint(gpu_url: str) -> None:
+    """Have a picture made while its client waits, one at a time, as people put it before a GPU."""
+    gpu = asyncio.Lock()
+    http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None))
+
+    @post("/image", status_code=200)
+    async def make(data: Body) -> Response[bytes]:
+        size = f"{data.width}x{data.height}"
+        wanted = {"prompt": data.prompt, "size": size, "num_inference_steps": data.steps}
+        async with gpu, http.post(f"{gpu_url}/v1/images/generations", json=wanted) as answer:
+            return Response(await answer.read(), status_code=answer.status, media_type="application/json")
+
+    await _serve(make)
+
+
+async def follow(nats_url: str) -> None:
+    """Give every message that is stored, as it is, to whoever follows its task or all tasks, at once."""
+    nc = await nats.connect(nats_url)
+    following = defaultdict[str, set[asyncio.Queue[bytes]]](set)
+
+    async def give(message: Msg) -> None:
+        frame = b"data: %b\n\n" % message.data
+        for queue in following[ALL] | following[message.subject.split(".")[1]]:
+            queue.put_nowait(frame)
+
+    await nc.jetstream().subscribe("floor.>", stream=STREAM, ordered_consumer=True, cb=give)
+
+    @get("/events/{task_id:str}")
+    async def events(task_id: str) -> Stream:
+        queue = asyncio.Queue[bytes]()
+        following[task_id].add(queue)
+        return Stream(_frames(queue), media_type="text/event-stream")
+
+    await _serve(events)
+
+
+async def _frames(queue: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
+    yield b"retry: 2000\n\n"
+    while True:
+        yield await queue.get()
+
+
 async def work(nats_url: str) -> None:
     """Wait in a pull of one ticket, say at once that it was started, ack, and wait again."""
     nc: Client = await nats.connect(nats_url)
@@ -106,6 +154,8 @@ async def _serve(handler: HTTPRouteHandler) -> None:
 FLOORS: Final[dict[str, Callable[[str], Awaitable[Any]]]] = {  # Any: what they give is of no use
     "submit": submit,
     "status": status,
+    "endpoint": endpoint,
+    "follow": follow,
     "work": work,
 }
 

@@ -24,7 +24,7 @@ SIDE: Final = 512
 IN_CALL_STEP_MS: Final = 25.0
 IN_CALL_TASKS: Final = 70
 IN_CALL_FLOOR: Final = 40
-IN_CALL_MOST_MS: Final = 15.0
+IN_CALL_MOST_MS: Final = 10.0
 POLLED_STEP_MS: Final = 500.0
 POLLED_GPUS: Final = 3
 POLLED_TASKS: Final = 5
@@ -128,11 +128,15 @@ class _Books:
     async def _gaps(self, prompt: str) -> Samples:
         gaps: Samples = []
         for url in self._urls:
-            jobs = [job for job in await Control(self._rig.http, url).jobs() if job.prompt == prompt]
-            times = sorted(_times(job) for job in jobs)
+            times = await run_times(self._rig, url, prompt)
             self._task_times += [ended - started for started, ended in times]
             gaps += [(later[0] - earlier[1]) * 1000 for earlier, later in pairwise(times)]
         return gaps
+
+
+async def run_times(rig: Rig, url: str, prompt: str) -> list[tuple[float, float]]:
+    """Read from the books when each picture of this prompt was begun and ended, in Unix seconds."""
+    return sorted(_times(job) for job in await Control(rig.http, url).jobs() if job.prompt == prompt)
 
 
 def _times(job: Job) -> tuple[float, float]:
@@ -150,9 +154,9 @@ async def submitted(connection: Connection, prompt: str, side: int = SIDE, steps
     return TaskId(msgspec.json.decode(answer.body)["task_id"])
 
 
-async def openai(rig: Rig, url: str, prompt: str, side: int = SIDE) -> None:
+async def openai(rig: Rig, url: str, prompt: str, side: int = SIDE, steps: int = STEPS) -> None:
     """Ask an OpenAI server for a picture."""
-    body = {"prompt": prompt, "size": f"{side}x{side}", "num_inference_steps": STEPS, "seed": 1}
+    body = {"prompt": prompt, "size": f"{side}x{side}", "num_inference_steps": steps, "seed": 1}
     async with rig.http.post(f"{url}/v1/images/generations", json=body) as answer:
         assert answer.status == 200
         await answer.read()

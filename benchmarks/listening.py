@@ -51,16 +51,16 @@ async def measure(bench: Bench) -> list[Figure]:
 async def _everybody(bench: Bench, clients: int) -> list[Figure]:
     async with bench.rig(nats_sync="default") as rig:
         await rig.start("projector", "api")
-        (address,) = await _running(rig, 1)
+        (address,) = await running(rig, 1)
         await asyncio.sleep(SETTLE_S)
         before = _weight(rig)
-        listeners = await _listen(rig, [EVERYBODY] * clients)
+        listeners = await listen(rig, rig.url, [EVERYBODY] * clients)
         await asyncio.sleep(SETTLE_S)
         each = (_weight(rig) - before) / clients * 1000
         for _ in range(SHOTS):
-            await _send(rig, address)
+            await send(rig, address, address.subject(TaskAttached))
             await asyncio.sleep(BETWEEN_S)
-        heard = await _heard(listeners)
+        heard = await heard_by(listeners)
         after = (_weight(rig) - before) / clients * 1000
     lasts, missing = _lasts(heard, clients, SHOTS)
     return [
@@ -79,7 +79,7 @@ async def _everybody(bench: Bench, clients: int) -> list[Figure]:
             unit=MILLISECONDS,
             ours=spread([lasts]),
             notes=(
-                f"to any of them p50 {spread([_latencies(heard)]).p50:.0f} ms",
+                f"to any of them p50 {spread([latencies(heard)]).p50:.0f} ms",
                 f"events of {rig.settings.sse_coalesce_s * 1000:g} ms go out together",
                 f"{missing} were missed, {sum(each.lost for each in heard)} streams were cut off",
             ),
@@ -91,17 +91,19 @@ async def _everybody(bench: Bench, clients: int) -> list[Figure]:
 async def _own(bench: Bench, clients: int) -> Figure:
     async with bench.rig(nats_sync="default") as rig:
         await rig.start("projector", "api")
-        addresses = await _running(rig, clients)
+        addresses = await running(rig, clients)
         await asyncio.sleep(SETTLE_S)
-        listeners = await _listen(rig, [f"/api/v1/tasks/{each.task_id}/events" for each in addresses])
+        listeners = await listen(
+            rig, rig.url, [f"/api/v1/tasks/{each.task_id}/events" for each in addresses]
+        )
         await asyncio.sleep(SETTLE_S)
         runs: list[Samples] = []
         sent = lost = 0
         for _ in range(bench.runs):
             sent += await _pace(rig, addresses)
             await asyncio.sleep(SETTLE_S)
-            heard = await _heard(listeners)
-            runs.append(_latencies(heard))
+            heard = await heard_by(listeners)
+            runs.append(latencies(heard))
             lost += sum(each.lost for each in heard)
     missing = sent - sum(map(len, runs))
     return Figure(
@@ -115,7 +117,7 @@ async def _own(bench: Bench, clients: int) -> Figure:
     )
 
 
-async def _running(rig: Rig, count: int) -> list[Address]:
+async def running(rig: Rig, count: int) -> list[Address]:
     """Write tasks that have just been started into the log."""
     tasklog = TaskLog(rig.bus, "taskfold/benchmark", clock.now, clock.new_event_id)
     made = intake.submission(
@@ -142,11 +144,11 @@ async def _pace(rig: Rig, addresses: Sequence[Address]) -> int:
     for address in itertools.islice(itertools.cycle(addresses), count):
         due += 1 / EVENTS_A_SECOND
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        await _send(rig, address)
+        await send(rig, address, address.subject(TaskAttached))
     return count
 
 
-async def _send(rig: Rig, address: Address) -> None:
+async def send(rig: Rig, address: Address, subject: str) -> None:
     """Store an event without a guard and without awaiting that it is stored."""
     event = TaskAttached(attempt=1, dispatcher=DISPATCHER, remote_id=stamp())
     headers = envelope.attributes(
@@ -156,22 +158,23 @@ async def _send(rig: Rig, address: Address) -> None:
         source="taskfold/benchmark",
         at=clock.now(),
     )
-    await rig.bus.send(address.subject(TaskAttached), events.encode(event), headers)
+    await rig.bus.send(subject, events.encode(event), headers)
 
 
-async def _listen(rig: Rig, paths: Sequence[str]) -> list[Process]:
+async def listen(rig: Rig, url: str, paths: Sequence[str], processes: int = PROCESSES) -> list[Process]:
     """Open a stream of each path, in some processes."""
     listeners = []
-    for number in range(PROCESSES):
-        file = rig.settings.data_path / f"listeners-{number}"
-        file.write_text("\n".join(paths[number::PROCESSES]))
-        listeners.append(await rig.companion("benchmarks.listeners", rig.url, str(file)))
+    for number in range(processes):
+        file = rig.settings.data_path / f"listeners-{clock.new_name()[:8]}"
+        file.write_text("\n".join(paths[number::processes]))
+        listeners.append(await rig.companion("benchmarks.listeners", url, str(file)))
     for each in listeners:
         assert await rig.said(each) == "listens"
     return listeners
 
 
-async def _heard(listeners: Sequence[Process]) -> list[Heard]:
+async def heard_by(listeners: Sequence[Process]) -> list[Heard]:
+    """Ask each process what its clients have heard since they were asked last."""
     heard = []
     for each in listeners:
         each.send_signal(signal.SIGUSR1)
@@ -188,7 +191,8 @@ def _lasts(heard: Sequence[Heard], clients: int, sent: int) -> tuple[Samples, in
     return lasts, abs(clients * sent - sum(count for each in heard for count, _ in each.lasts.values()))
 
 
-def _latencies(heard: Sequence[Heard]) -> Samples:
+def latencies(heard: Sequence[Heard]) -> Samples:
+    """Give how long each event took to each client, in milliseconds."""
     return [latency for each in heard for latency in each.latencies_ms]
 
 

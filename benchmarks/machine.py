@@ -29,18 +29,16 @@ class Machine(Struct, frozen=True, kw_only=True):
     cores: int
     system: str
     file_system: str
-    sync_interval: str
     versions: dict[str, str]
     commit: str
 
 
-def describe(folder: Path, sync_interval: str) -> Machine:
+def describe(folder: Path) -> Machine:
     return Machine(
         machine=_processor(),
         cores=len(os.sched_getaffinity(0)),
         system=platform.platform(),
         file_system=_file_system(folder),
-        sync_interval=sync_interval,
         versions={
             "python": platform.python_version(),
             "nats-server": _said(_nats_server(), "--version").rpartition("v")[2],

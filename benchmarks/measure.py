@@ -29,7 +29,11 @@ class Spread(Struct, frozen=True):
 class Figure(Struct, frozen=True, kw_only=True):
     """One figure with its floor. ``met`` is None where there is no target.
 
-    ``faults`` counts what may never happen, as an event that a client was not given.
+    ``faults`` counts what may never happen, as an event that a client was not given. ``ratio_target`` is
+    the target where that is a ratio to the floor, so that it can be drawn. Figures of one ``series`` are
+    drawn together: along an axis that is called ``along``, each ``at`` its place on it, or below one
+    another where there is none. Where several are at one place, a line is of those whose names are the same
+    up to the last comma.
     """
 
     name: str
@@ -42,6 +46,11 @@ class Figure(Struct, frozen=True, kw_only=True):
     met: bool | None = None
     notes: tuple[str, ...] = ()
     faults: int = 0
+    more_is_better: bool = False
+    ratio_target: float | None = None
+    series: str = ""
+    along: str = ""
+    at: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -90,10 +99,11 @@ def table(figure: Figure) -> str:
 
 def _row(label: str, shown: Spread) -> tuple[str, ...]:
     numbers = (shown.p50, shown.p90, shown.p95, shown.p99, shown.max)
-    return (label, str(shown.n), *(_number(number) for number in numbers))
+    return (label, str(shown.n), *(written(number) for number in numbers))
 
 
-def _number(number: float) -> str:
+def written(number: float) -> str:
+    """Write a number with three digits, or all before the point."""
     return f"{number:.3g}" if abs(number) < 100 else f"{number:.0f}"
 
 

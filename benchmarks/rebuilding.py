@@ -4,23 +4,22 @@ The one rule: reads come at their times, whoever waits, and are counted from whe
 """
 
 import asyncio
-import contextlib
-import time
-from typing import Final, Self
+import itertools
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from benchmarks import grown
-from benchmarks.client import Connection, connect, get
+from benchmarks.client import get
 from benchmarks.grown import Grown
 from benchmarks.measure import MILLISECONDS, Figure, Samples, spread
+from benchmarks.pacing import OpenLoop
 from benchmarks.rig import Bench, Rig
 from benchmarks.scale import TASKS
 
 READS_A_SECOND: Final = 500
 QUIET_S: Final = 10.0
-CONNECTIONS: Final = 16
 IDS: Final = 20_000
 BUILT: Final = 208_000
 """Tasks, of about a million messages."""
@@ -43,16 +42,19 @@ async def measure(bench: Bench) -> list[Figure]:
         quiet: list[Samples] = []
         reads: list[Samples] = []
         faults = 0
+        ids = itertools.cycle([get(f"{TASKS}/{task_id}") for task_id in filled.scattered(IDS)])
         for _ in range(bench.runs):
             alone.append(await _build(rig))
-            async with Reader(rig, filled) as reader:
+            reader = OpenLoop(rig.url, READS_A_SECOND)
+            async with reader.meanwhile(ids):
                 await asyncio.sleep(QUIET_S)
             quiet.append(reader.samples)
-            faults += reader.errors
-            async with Reader(rig, filled) as reader:
+            faults += reader.answers.total() - reader.answers[200]
+            reader = OpenLoop(rig.url, READS_A_SECOND)
+            async with reader.meanwhile(ids):
                 beside.append(await _build(rig))
             reads.append(reader.samples)
-            faults += reader.errors
+            faults += reader.answers.total() - reader.answers[200]
     return [_speed(filled, alone, beside), _felt(quiet, reads, faults)]
 
 
@@ -63,49 +65,6 @@ async def _build(rig: Rig) -> Built:
     [told] = msgspec.json.decode(said)["rebuilds"]
     assert told["before"] == told["after"] is not None, "it is not the same"
     return Built(told["built_s"], told["in_place_s"], rig.children_s("projector") - before_s)
-
-
-class Reader:
-    """Asks for tasks by id at a steady rate while it is entered; milliseconds from when each was due."""
-
-    def __init__(self, rig: Rig, filled: Grown) -> None:
-        self.samples: Samples = []
-        self.errors = 0
-        self._rig = rig
-        self._ids = [get(f"{TASKS}/{task_id}") for task_id in filled.scattered(IDS)]
-        self._free: asyncio.Queue[Connection] = asyncio.Queue()
-        self._stack = contextlib.AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        for _ in range(CONNECTIONS):
-            self._free.put_nowait(await connect(self._rig.url))
-        self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
-        self._pace = self._group.create_task(self._at_its_pace())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._pace.cancel()
-        await self._stack.aclose()
-        while not self._free.empty():
-            self._free.get_nowait().close()
-
-    async def _at_its_pace(self) -> None:
-        due = time.perf_counter()
-        while True:
-            for request in self._ids:
-                due += 1 / READS_A_SECOND
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                self._group.create_task(self._ask(request, due))
-
-    async def _ask(self, request: bytes, due: float) -> None:
-        connection = await self._free.get()
-        answer = await connection.ask(request)
-        self.samples.append((time.perf_counter() - due) * 1000)
-        if answer.status != 200:
-            self.errors += 1
-            connection.close()
-            connection = await connect(self._rig.url)
-        self._free.put_nowait(connection)
 
 
 def _speed(filled: Grown, alone: list[Built], beside: list[Built]) -> Figure:

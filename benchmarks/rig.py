@@ -10,6 +10,7 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -18,7 +19,7 @@ import msgspec
 import psutil  # type: ignore[import-untyped]  # it has no types
 from msgspec import Struct
 
-from benchmarks.client import Connection, connect
+from benchmarks.client import Connection, connected
 from benchmarks.measure import Samples
 from schemas.ids import TaskId
 from services import clock
@@ -61,6 +62,7 @@ class Rig:
         self._chosen = {**chosen, **settings}
         self._gpu_urls: list[str] = []
         self._ours: dict[str, psutil.Process] = {}
+        self._gpus: list[psutil.Process] = []
 
     async def __aenter__(self) -> Self:
         try:
@@ -77,7 +79,8 @@ class Rig:
         port = self.settings.nats_port
         (self.settings.data_path / "logs").mkdir(parents=True)
         command = nats_server.command(self.settings, port, 0, os.environ)
-        await self._spawn(msgspec.structs.replace(command, keep_fds=()))
+        process = await self.run(msgspec.structs.replace(command, keep_fds=()))
+        self._nats = psutil.Process(process.pid)
         async with asyncio.timeout(PATIENCE_S):
             await until(self._greets)
             await self.bus.connect()
@@ -93,7 +96,9 @@ class Rig:
 
     async def unequal_gpus(self, each: Sequence[Options], protocol: str, query: str = "") -> list[str]:
         """Start one process of GPUs that differ; ``query`` follows their urls in the registry."""
-        urls = (await self.beside("benchmarks.gpus", msgspec.json.encode(each).decode())).split()
+        process = await self.companion("benchmarks.gpus", msgspec.json.encode(each).decode())
+        self._gpus.append(psutil.Process(process.pid))
+        urls = (await self.said(process)).split()
         self._gpu_urls += [f"{protocol}+{url}{query}" for url in urls]
         return urls
 
@@ -103,7 +108,7 @@ class Rig:
 
     async def companion(self, module: str, *words: str) -> Process:
         """Start a process of the benchmark's own."""
-        return await self._spawn(self._python(module, *words), PIPE)
+        return await self.run(self._python(module, *words), PIPE)
 
     async def said(self, process: Process, patience_s: float = PATIENCE_S) -> str:
         """Give the next line that a companion prints."""
@@ -117,15 +122,15 @@ class Rig:
         """Start one more part of Taskfold, with settings that differ."""
         command = self._python("services", name)
         ours = {f"TASKFOLD_{key.upper()}": str(value) for key, value in settings.items()}
-        process = await self._spawn(msgspec.structs.replace(command, env={**command.env, **ours}))
+        process = await self.run(msgspec.structs.replace(command, env={**command.env, **ours}))
         return psutil.Process(process.pid)
 
     async def start(self, *names: str, patience_s: float = PATIENCE_S) -> None:
         """Start parts of Taskfold, by the names of their commands, until the api is ready."""
-        init = await self._spawn(self._python("services", "init"))
+        init = await self.run(self._python("services", "init"))
         assert await init.wait() == 0
         for name in names:
-            process = await self._spawn(self._python("services", name))
+            process = await self.run(self._python("services", name))
             self._ours[name] = psutil.Process(process.pid)
         async with asyncio.timeout(patience_s):
             await until(self._ready)
@@ -140,28 +145,27 @@ class Rig:
             return False
 
     def memory(self) -> list[Memory]:
-        """Look at the memory of what ``start`` has started."""
-        return [Memory(name, process.memory_info().rss / _MEGABYTE) for name, process in self._ours.items()]
+        """Look at the memory of what ``start`` has started, and of the nats-server."""
+        everyone = {**self._ours, "nats-server": self._nats}
+        return [Memory(name, process.memory_info().rss / _MEGABYTE) for name, process in everyone.items()]
 
     def cpu_s(self) -> dict[str, float]:
-        """Give the processor time of what ``start`` has started, and of this process as ``client``."""
-        everyone = {**self._ours, "client": psutil.Process()}
-        times = {name: process.cpu_times() for name, process in everyone.items()}
-        return {name: spent.user + spent.system for name, spent in times.items()}
+        """Give the processor time of what ``start`` has started and of all else here, by what it is.
+
+        ``client`` is this process, ``gpus`` are all simulators.
+        """
+        times = {name: _spent_s(process) for name, process in self._ours.items()}
+        gpus = {"gpus": sum(map(_spent_s, self._gpus))} if self._gpus else {}
+        return {**times, "nats-server": _spent_s(self._nats), **gpus, "client": _spent_s(psutil.Process())}
 
     def children_s(self, name: str) -> float:
         """Give the processor time of the processes that one of them has started and seen end."""
         spent = self._ours[name].cpu_times()
         return float(spent.children_user + spent.children_system)
 
-    @contextlib.asynccontextmanager
-    async def connection(self, url: str | None = None) -> AsyncIterator[Connection]:
-        """Connect to a url, the api's by default."""
-        connection = await connect(url or self.url)
-        try:
-            yield connection
-        finally:
-            connection.close()
+    def connection(self, url: str | None = None) -> AbstractAsyncContextManager[Connection]:
+        """Connect to a url, the api's by default, for as long as it is entered."""
+        return connected(url or self.url)
 
     async def finish(self, task_ids: list[TaskId], patience_s: float = PATIENCE_S) -> list[dict[str, Any]]:
         """Wait until every one of these tasks is done, and give their documents."""
@@ -192,7 +196,8 @@ class Rig:
             log=self.settings.data_path / "logs" / f"{name}.log",
         )
 
-    async def _spawn(self, command: Command, out: int = DEVNULL) -> Process:
+    async def run(self, command: Command, out: int = DEVNULL) -> Process:
+        """Start any program; it is ended with the rig, before what was started earlier."""
         with command.log.open("ab") as log:
             process = await spawn(command, out, log)
         self._exits.push_async_callback(_end, process)
@@ -203,6 +208,11 @@ async def until(look: Callable[[], Awaitable[bool]]) -> None:
     """Look again and again until it is so."""
     while not await look():  # noqa: ASYNC110 - another process sends no signal
         await asyncio.sleep(_LOOK_S)
+
+
+def _spent_s(process: psutil.Process) -> float:
+    spent = process.cpu_times()
+    return float(spent.user + spent.system)
 
 
 async def _end(process: Process) -> None:
@@ -220,7 +230,8 @@ async def _end(process: Process) -> None:
 class Bench:
     """One run of the benchmarks: makes rigs in a folder, and remembers what their processes weighed.
 
-    ``size``: which part of their full size the large figures are taken at.
+    ``size``: which part of their full size the large figures are taken at. ``syncs``: how often the servers
+    of the rigs so far sync.
     """
 
     def __init__(self, folder: Path, http: aiohttp.ClientSession, runs: int, size: float = 1.0) -> None:
@@ -228,11 +239,13 @@ class Bench:
         self.runs = runs
         self.size = size
         self.memory: list[Memory] = []
+        self.syncs: set[str] = set()
         self._folder = folder
 
     @contextlib.asynccontextmanager
     async def rig(self, **settings: object) -> AsyncIterator[Rig]:
         async with Rig(self._folder / clock.new_name()[:8], self.http, **settings) as rig:
+            self.syncs.add(rig.settings.nats_sync)
             yield rig
             self.memory += rig.memory()
 

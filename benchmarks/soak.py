@@ -5,15 +5,15 @@ The one rule: tasks come at their times, whoever waits, and each stay of an onlo
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from benchmarks.client import Connection, connect, post
+from benchmarks.client import Answer, post
 from benchmarks.measure import MILLISECONDS, Figure, Samples, spread
 from benchmarks.onlookers import FOLLOWED, POLLED, Onlookers
+from benchmarks.pacing import OpenLoop
 from benchmarks.rig import Bench, Rig
 from benchmarks.submit import PATH
 from schemas.ids import TaskId
@@ -22,7 +22,6 @@ from services.process import background
 
 LASTS_S: Final = 1_800.0
 TASKS_A_SECOND: Final = 200
-CONNECTIONS: Final = 16
 ONLOOKERS: Final = 4
 PROCESSES: Final = 2
 EACH: Final = 4
@@ -66,54 +65,38 @@ async def _watched(onlookers: Onlookers, submitter: "Submitter", lasts_s: float)
         onlookers.leaving.set()
 
 
-class Submitter:
-    """Submits at a steady rate. ``answers`` counts statuses; milliseconds are from when each was due."""
+class Submitter(OpenLoop):
+    """Submits at a steady rate, and has some of the tasks watched."""
 
     def __init__(self, rig: Rig, group: asyncio.TaskGroup, onlookers: Onlookers) -> None:
-        self.samples: Samples = []
-        self.answers: Counter[int] = Counter()
-        self._rig = rig
+        super().__init__(rig.url, TASKS_A_SECOND, self._have_watched)
         self._group = group
         self._onlookers = onlookers
-        self._free: asyncio.Queue[Connection] = asyncio.Queue()
 
     async def submit(self, count: int) -> None:
-        for _ in range(CONNECTIONS):
-            self._free.put_nowait(await connect(self._rig.url))
-        due = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for number in range(count):
-                due += 1 / TASKS_A_SECOND
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                group.create_task(self._submit(number, due))
-        while not self._free.empty():
-            self._free.get_nowait().close()
+        await self.run(map(_request, range(count)))
 
-    async def _submit(self, number: int, due: float) -> None:
-        body = {"prompt": f"a red fox, {number}", "width": SIDE, "height": SIDE, "steps": 1}
-        connection = await self._free.get()
-        answer = await connection.ask(post(PATH, msgspec.json.encode(body)))
-        self.samples.append((time.perf_counter() - due) * 1000)
-        self.answers[answer.status] += 1
+    def _have_watched(self, number: int, answer: Answer) -> None:
         if answer.status != 202:
-            connection.close()
-            connection = await connect(self._rig.url)
-        else:
-            self._have_watched(number, TaskId(msgspec.json.decode(answer.body)["task_id"]))
-        self._free.put_nowait(connection)
-
-    def _have_watched(self, number: int, task_id: TaskId) -> None:
+            return
+        task_id = TaskId(msgspec.json.decode(answer.body)["task_id"])
         if number % FOLLOWED == 0:
             self._group.create_task(self._onlookers.follow(task_id))
         elif number % POLLED == 1:
             self._group.create_task(self._onlookers.poll(task_id))
 
 
+def _request(number: int) -> bytes:
+    body = {"prompt": f"a red fox, {number}", "width": SIDE, "height": SIDE, "steps": 1}
+    return post(PATH, msgspec.json.encode(body))
+
+
 async def _weigh(rig: Rig, weights: Weights) -> None:
     while True:
         await asyncio.sleep(LOOK_S)
         for seen in rig.memory():
-            weights[seen.process].append(seen.now)
+            if seen.process in weights:
+                weights[seen.process].append(seen.now)
 
 
 async def _drain(rig: Rig) -> int:

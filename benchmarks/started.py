@@ -18,7 +18,8 @@ from services.gpusim.model import Options, ProfileName
 COUNT: Final = 40
 IDLE_S: Final = 0.03
 WARM_UP: Final = 10
-MOST_MS: Final = 5.0
+MOST_MS: Final = 3.0
+RARELY_MS: Final = 10.0
 BODY: Final = msgspec.json.encode({"prompt": "a red fox", "width": 64, "height": 64, "steps": 1})
 
 Moments = dict[str, float]
@@ -56,10 +57,11 @@ async def measure(bench: Bench) -> list[Figure]:
         unit=MILLISECONDS,
         ours=spread(our_runs),
         floor=spread(floor_runs),
-        target=f"p50 under {MOST_MS:g} ms",
+        target=f"p50 under {MOST_MS:g} ms, p99 under {RARELY_MS:g} ms",
         notes=(f"submitted to TaskDone, with an instant GPU: p50 {done.p50:.1f}, p99 {done.p99:.1f} ms",),
     )
-    return [msgspec.structs.replace(figure, met=figure.ours.p50 < MOST_MS)]
+    met = figure.ours.p50 < MOST_MS and figure.ours.p99 < RARELY_MS
+    return [msgspec.structs.replace(figure, met=met)]
 
 
 async def _our_task(rig: Rig, connection: Connection) -> Moments:
