@@ -154,9 +154,9 @@ class Rig:
 
         ``client`` is this process, ``gpus`` are all simulators.
         """
-        times = {name: _spent_s(process) for name, process in self._ours.items()}
-        gpus = {"gpus": sum(map(_spent_s, self._gpus))} if self._gpus else {}
-        return {**times, "nats-server": _spent_s(self._nats), **gpus, "client": _spent_s(psutil.Process())}
+        times = {name: spent_s(process) for name, process in self._ours.items()}
+        gpus = {"gpus": sum(map(spent_s, self._gpus))} if self._gpus else {}
+        return {**times, "nats-server": spent_s(self._nats), **gpus, "client": spent_s(psutil.Process())}
 
     def children_s(self, name: str) -> float:
         """Give the processor time of the processes that one of them has started and seen end."""
@@ -210,7 +210,8 @@ async def until(look: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(_LOOK_S)
 
 
-def _spent_s(process: psutil.Process) -> float:
+def spent_s(process: psutil.Process) -> float:
+    """Give the processor time of a process."""
     spent = process.cpu_times()
     return float(spent.user + spent.system)
 

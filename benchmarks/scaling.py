@@ -17,15 +17,17 @@ from psutil import Process  # type: ignore[import-untyped]  # it has no types
 
 from benchmarks import backlog
 from benchmarks.gaps import openai, run_times
-from benchmarks.measure import Figure, Samples, percentile, spread
+from benchmarks.measure import Figure, percentile, spread
 from benchmarks.playing import SIDE, STEPS, step_ms
-from benchmarks.rig import Bench, Rig
+from benchmarks.rig import Bench, Rig, spent_s, until
 from benchmarks.throughput import CLIENTS, through_taskfold
 from services.gpusim.model import Options, ProfileName
 
 GPUS: Final = (1, 2, 4, 16, 64)
 TASK_S: Final = 2.0
 """So that the most GPUs ask for a few dozen tasks a second, which is far from what the machine carries."""
+SIGMA: Final = 1.0
+"""Tasks differ by about a third; all GPUs that have begun together would else end together, each time."""
 EACH: Final = 8
 LEAST_EACH: Final = 4
 DIRECTLY: Final = 3
@@ -36,7 +38,9 @@ DISPATCHERS: Final = (1, 2, 4)
 INSTANT: Final = 8
 TASKS: Final = 400
 LEAST_TASKS: Final = 100
-WARM_UP: Final = 40
+WARM_UP: Final = 100
+QUIET_S: Final = 1.0
+REST: Final = ("api", "projector", "nats-server")
 
 Run = tuple[float, float]
 """When a task began and ended on its GPU, in seconds."""
@@ -50,6 +54,14 @@ class Load(Struct, frozen=True):
     gaps_ms: list[float]
 
 
+class Cost(Struct, frozen=True):
+    """What dispatchers bring, and the processor time that a task takes, of them and of all of Taskfold."""
+
+    tasks_a_second: float
+    dispatchers_ms: float
+    all_ms: float
+
+
 async def measure(bench: Bench) -> list[Figure]:
     most = bench.sized(GPUS[-1])
     gpus = [await _gpus(bench, count) for count in GPUS if count <= max(2, most)]
@@ -58,7 +70,7 @@ async def measure(bench: Bench) -> list[Figure]:
 
 async def _gpus(bench: Bench, count: int) -> Figure:
     each = max(LEAST_EACH, bench.sized(EACH))
-    options = Options(profile=ProfileName.OPENAI, step_ms=step_ms(TASK_S))
+    options = Options(profile=ProfileName.OPENAI, step_ms=step_ms(TASK_S), sigma=SIGMA)
     directly: list[Load] = []
     queued: list[Load] = []
     async with bench.rig() as rig:
@@ -76,7 +88,7 @@ async def _gpus(bench: Bench, count: int) -> Figure:
     last = count == GPUS[-1]
     return Figure(
         name=f"{count} GPU{'s' * (count > 1)}",
-        what=f"{each} tasks of {TASK_S:g} s for each, {rate:.1f} tasks/s",
+        what=f"{each} tasks of about {TASK_S:g} s for each, {rate:.1f} tasks/s",
         floor_what="loops that ask the same GPUs without any queue",
         unit="% of linear",
         ours=ours,
@@ -140,34 +152,46 @@ async def _dispatchers(bench: Bench) -> list[Figure]:
         others: list[Process] = []
         for count in DISPATCHERS:
             others += [await rig.another("dispatcher") for _ in range(count - 1 - len(others))]
+            await _settled(others)
             await through_taskfold(rig, WARM_UP)
-            before = _cpu_s(rig, others)
-            rates = [await through_taskfold(rig, tasks) for _ in range(bench.runs)]
-            spent = [
-                1000 * (after - since) / tasks / bench.runs
-                for after, since in zip(_cpu_s(rig, others), before, strict=True)
-            ]
-            figures += _pair(count, rates, *spent)
+            figures += _pair(count, [await _costed(rig, others, tasks) for _ in range(bench.runs)])
     return figures
 
 
-def _cpu_s(rig: Rig, others: Sequence[Process]) -> tuple[float, float]:
-    """Give the processor time of all dispatchers, and of them with api, projector and server."""
-    times = rig.cpu_s()
-    more = sum(spent.user + spent.system for spent in (each.cpu_times() for each in others))
-    dispatchers = times["dispatcher"] + more
-    return dispatchers, dispatchers + times["api"] + times["projector"] + times["nats-server"]
+async def _settled(dispatchers: Sequence[Process]) -> None:
+    """Wait until those that were just started have nothing more to do."""
+
+    async def quiet() -> bool:
+        before = sum(map(spent_s, dispatchers))
+        await asyncio.sleep(QUIET_S)
+        return sum(map(spent_s, dispatchers)) - before < QUIET_S / 10
+
+    async with asyncio.timeout(PATIENCE_S):
+        await until(quiet)
 
 
-def _pair(count: int, rates: list[Samples], dispatchers_ms: float, all_ms: float) -> list[Figure]:
+async def _costed(rig: Rig, others: Sequence[Process], tasks: int) -> Cost:
+    def spent() -> tuple[float, float]:
+        times = rig.cpu_s()
+        dispatchers = times["dispatcher"] + sum(map(spent_s, others))
+        return dispatchers, dispatchers + sum(times[name] for name in REST)
+
+    before = spent()
+    (rate,) = await through_taskfold(rig, tasks)
+    each_ms = [1000 * (later - earlier) / tasks for earlier, later in zip(before, spent(), strict=True)]
+    return Cost(rate, *each_ms)
+
+
+def _pair(count: int, costs: Sequence[Cost]) -> list[Figure]:
     name = f"{count} dispatcher{'s' * (count > 1)}"
+    dispatchers_ms = spread([[cost.dispatchers_ms] for cost in costs])
     what = f"{INSTANT} instant GPUs, submissions by {CLIENTS} clients"
     rate = Figure(
         name=name,
         what=what,
         floor_what="",
         unit="tasks/s",
-        ours=spread(rates),
+        ours=spread([[cost.tasks_a_second] for cost in costs]),
         notes=("one sample a run; all share the processors with the simulators and the client",),
         more_is_better=True,
         series="dispatchers",
@@ -178,10 +202,8 @@ def _pair(count: int, rates: list[Samples], dispatchers_ms: float, all_ms: float
         rate,
         name=f"{name}, processor time",
         unit="ms a task",
-        ours=spread([[all_ms]]),
-        notes=(
-            f"of which the dispatchers {dispatchers_ms:.2f} ms, the rest api, projector and nats-server",
-        ),
+        ours=spread([[cost.all_ms] for cost in costs]),
+        notes=(f"of which the dispatchers p50 {dispatchers_ms.p50:.2f} ms, the rest {', '.join(REST)}",),
         more_is_better=False,
         series="processor time by dispatchers",
     )

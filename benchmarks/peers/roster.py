@@ -56,7 +56,7 @@ PEERS: Final = (
         worker=("saq", "benchmarks.peers.saq_app.settings"),
         told="is told over pub/sub",
         kept="the job as it ended, for 10 minutes by default, and no history",
-        crash="a job over its timeout is swept, and tried again if it has retries (by default none)",
+        crash="a job over its timeout is swept, and tried again if it has retries (here 5; by default 0)",
     ),
     Peer(
         name="arq",

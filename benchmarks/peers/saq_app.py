@@ -15,6 +15,9 @@ from benchmarks.peers.asking import Submit, Wait
 _LOOK_S = 1.0
 """After so long the client reads the job anyhow; it may have ended before it listened."""
 
+_RETRIES = 5
+"""By default none; a sweep of its worker takes what is just being started for stuck, and would abort it."""
+
 queue = Queue.from_url(job.broker())
 
 
@@ -28,7 +31,7 @@ settings = {"queue": queue, "functions": [draw], "concurrency": job.slots()}
 @asynccontextmanager
 async def client() -> AsyncIterator[Submit]:
     async def submit(prompt: str) -> Wait:
-        queued = await queue.enqueue("draw", prompt=prompt)
+        queued = await queue.enqueue("draw", prompt=prompt, retries=_RETRIES)
         assert queued is not None
 
         async def wait() -> None:
