@@ -135,7 +135,7 @@ def _end_on_sigterm() -> None:
 
 async def _take(bench: Bench, name: str) -> Taken:
     load, noise, began = os.getloadavg(), Noise(), time.monotonic()
-    bench.syncs.clear()
+    bench.begin()
     figures = await (FIGURES | LONG)[name](bench)
     taken = Taken(
         name=name,
@@ -143,6 +143,7 @@ async def _take(bench: Bench, name: str) -> Taken:
         others_share=round(noise.share(), 3),
         took_s=round(time.monotonic() - began, 1),
         syncs=tuple(sorted(bench.syncs)),
+        by_size=bench.by_size,
         figures=figures,
     )
     for figure in figures:

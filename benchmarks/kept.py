@@ -23,7 +23,8 @@ _DATED: Final = "????-??-??.json"
 class Taken(Struct, frozen=True, kw_only=True):
     """Figures that were taken together under a name, and the noise at that time.
 
-    ``syncs``: how often the servers wrote to the disk, as the setting ``nats_sync`` says it.
+    ``syncs``: how often the servers wrote to the disk, as the setting ``nats_sync`` says it. ``by_size``:
+    whether they depend on the size of the report.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Taken(Struct, frozen=True, kw_only=True):
     others_share: float
     took_s: float
     syncs: tuple[str, ...]
+    by_size: bool = True
     figures: list[Figure]
 
 
@@ -46,7 +48,7 @@ class Report(Struct, frozen=True, kw_only=True):
     def command(self, taken: Taken) -> str:
         """Give the command that takes these figures as they were taken here."""
         runs = f" --runs {self.runs}" if self.runs != RUNS else ""
-        size = f" --size {self.size:g}" if self.size != SIZE else ""
+        size = f" --size {self.size:g}" if taken.by_size and self.size != SIZE else ""
         return f"python -m benchmarks --only {taken.name}{runs}{size}"
 
 

@@ -26,4 +26,5 @@ def _figure(bench: Bench, name: str, limit: float) -> Figure:
         ours=ours,
         target=f"at most {limit:g} MB",
         met=ours.max < limit,
+        series="memory",
     )

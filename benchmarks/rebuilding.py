@@ -75,6 +75,7 @@ def _speed(filled: Grown, alone: list[Built], beside: list[Built]) -> Figure:
         what=f"{filled.messages:,} messages of {filled.tasks:,} tasks, {READS_A_SECOND} reads/s meanwhile",
         floor_what="nobody reads",
         unit="messages/s",
+        more_is_better=True,
         ours=wall,
         floor=spread([[filled.messages / built.wall_s] for built in alone]),
         notes=(

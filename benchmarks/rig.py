@@ -231,17 +231,29 @@ async def _end(process: Process) -> None:
 class Bench:
     """One run of the benchmarks: makes rigs in a folder, and remembers what their processes weighed.
 
-    ``size``: which part of their full size the large figures are taken at. ``syncs``: how often the servers
-    of the rigs so far sync.
+    Of the figures that are being taken, ``syncs`` says how often their servers sync, and ``by_size``
+    whether they depend on the size.
     """
 
     def __init__(self, folder: Path, http: aiohttp.ClientSession, runs: int, size: float = 1.0) -> None:
         self.http = http
         self.runs = runs
-        self.size = size
         self.memory: list[Memory] = []
         self.syncs: set[str] = set()
+        self.by_size = False
+        self._size = size
         self._folder = folder
+
+    def begin(self) -> None:
+        """Forget what was said of the figures before."""
+        self.syncs.clear()
+        self.by_size = False
+
+    @property
+    def size(self) -> float:
+        """Give which part of their full size the large figures are taken at, and note that one is taken."""
+        self.by_size = True
+        return self._size
 
     @contextlib.asynccontextmanager
     async def rig(self, **settings: object) -> AsyncIterator[Rig]:

@@ -152,5 +152,7 @@ def _growth(name: str, samples: Sequence[float]) -> Figure:
         ours=spread([list(samples[-third:])]),
         floor=spread([list(samples[:third])]),
         target=f"p50 at most {GROWS_MOST:g} times as much",
+        ratio_target=GROWS_MOST,
+        series="memory over time",
     )
     return msgspec.structs.replace(figure, met=(figure.ratio or 0) <= GROWS_MOST)

@@ -167,6 +167,9 @@ def _figure(day: Day, beside: Spread) -> Figure:
         target=f"p95 at least {TIMES_BETTER:g} times better than {BESIDE}" if judged else None,
         met=better >= TIMES_BETTER if judged else None,
         notes=tuple(_notes(day, better)),
+        series="placing",
+        along="load, in parts of what the GPUs can do",
+        at=day.load,
     )
 
 

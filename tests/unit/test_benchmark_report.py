@@ -131,6 +131,8 @@ def test_a_command_says_what_is_not_usual() -> None:
 
     assert usual.command(usual.results[0]) == "python -m benchmarks --only submit"
     assert small.command(small.results[0]) == "python -m benchmarks --only submit --runs 1 --size 0.05"
+    any_size = replace(small.results[0], by_size=False)
+    assert small.command(any_size) == "python -m benchmarks --only submit --runs 1"
 
 
 @pytest.mark.parametrize(
@@ -172,11 +174,13 @@ def test_of_another_sync_only_ratios_to_floors_compare() -> None:
     assert (change.p50, change.ratio) == (None, 1)
 
 
-def test_of_another_size_nothing_compares() -> None:
+def test_of_another_size_only_what_does_not_depend_on_it_compares() -> None:
     small = replace(REPORT, size=0.1)
+    now = made(replace(REPORT.results[0], by_size=False), *REPORT.results[1:])
 
+    assert [change.name for change in comparison.compare(now, small)] == ["submit"]
+    assert "size 0.1" in comparison.text(now, small)
     assert comparison.compare(REPORT, small) == []
-    assert "size 0.1" in comparison.text(REPORT, small)
 
 
 def test_a_figure_that_was_not_there_or_was_nothing_does_not_compare() -> None:
@@ -184,7 +188,7 @@ def test_a_figure_that_was_not_there_or_was_nothing_does_not_compare() -> None:
     then = made(taken("throughput", nothing), taken("older", SUBMIT))
 
     assert comparison.compare(REPORT, then) == []
-    assert "no figure is in both" in comparison.text(REPORT, then)
+    assert "no such figure in both" in comparison.text(REPORT, then)
 
 
 def test_a_comparison_reads_as_a_table() -> None:
