@@ -32,6 +32,11 @@ def clips() -> dict[Path, str]:
     return {place / f"{m['name']}.wav": m["text"] for line in lines if (m := _LINE.fullmatch(line))}
 
 
+def clip(number: str = "0930") -> bytes:
+    """Give the bytes of one clip, by the end of its name; the shortest by default."""
+    return next(path for path in clips() if path.stem.endswith(f"-{number}")).read_bytes()
+
+
 class _Remembering(Recognizer):
     """The real model, which says of what it has heard before what it has heard."""
 

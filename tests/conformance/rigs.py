@@ -32,11 +32,9 @@ from services.dispatcher.backends.detect import adapter_for
 from services.gpusim.control import Control
 from services.gpusim.main import running
 from services.gpusim.model import Fault, Options, ProfileName
+from tests import speech
 from tests.fakes import HOLD, FakeAdapter, FakeCall
 
-SPEECH: Final = Path(
-    "/usr/share/pocketsphinx/test/data/librivox/sense_and_sensibility_01_austen_64kb-0930.wav"
-)
 WORKFLOW: Final = workflow.read(
     Path(__file__).parents[2].joinpath("deploy/comfyui/text-to-image.json").read_bytes()
 )
@@ -255,7 +253,7 @@ def speech_job(model: str | None, request: SpeechRequest, content: bytes | None 
         attempt=1,
         request=request,
         model=model,
-        audio=recording(SPEECH.read_bytes() if content is None else content),
+        audio=recording(speech.clip() if content is None else content),
     )
 
 

@@ -16,14 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from services.gpusim.control import Control
 from services.gpusim.main import running
 from services.gpusim.model import CRASHED, Fault, Options, Outcome, ProfileName
-
-SPEECH = Path("/usr/share/pocketsphinx/test/data/librivox/sense_and_sensibility_01_austen_64kb-0880.wav")
-
-
-def recording() -> bytes:
-    assert SPEECH.exists(), f"{SPEECH} is missing: apt-get install pocketsphinx-testdata"
-    return SPEECH.read_bytes()
-
+from tests import speech
 
 COMFYUI = Path(__file__).parents[2] / "deploy" / "comfyui" / "text-to-image.json"
 
@@ -63,21 +56,21 @@ async def ask_for_text(session: ClientSession, url: str) -> tuple[int, str]:
                 if answer.status == 200:
                     break
     form = FormData({"model": "Systran/faster-whisper-tiny.en"})
-    form.add_field("file", recording(), filename="speech.wav")
+    form.add_field("file", speech.clip("0880"), filename="speech.wav")
     async with session.post(f"{url}/v1/audio/transcriptions", data=form) as answer:
         return answer.status, await answer.text(errors="replace")
 
 
 async def ask_at_own_path(session: ClientSession, url: str) -> tuple[int, str]:
     form = FormData({"response_format": "verbose_json"})
-    form.add_field("file", recording(), filename="speech.wav")
+    form.add_field("file", speech.clip("0880"), filename="speech.wav")
     async with session.post(f"{url}/inference", data=form) as answer:
         return answer.status, await answer.text(errors="replace")
 
 
 async def ask_in_query(session: ClientSession, url: str) -> tuple[int, str]:
     form = FormData()
-    form.add_field("audio_file", recording(), filename="speech.wav")
+    form.add_field("audio_file", speech.clip("0880"), filename="speech.wav")
     async with session.post(f"{url}/asr?output=json", data=form) as answer:
         return answer.status, await answer.text(errors="replace")
 

@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import av
@@ -19,35 +18,18 @@ from msgspec.structs import replace
 from services.gpusim.control import Control
 from services.gpusim.main import running
 from services.gpusim.model import Fault, Options, Outcome, ProfileName
-
-LIBRIVOX = Path("/usr/share/pocketsphinx/test/data/librivox")
-"""Read speech with its text, from Debian's pocketsphinx-testdata: apt-get install it."""
+from tests import speech
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MODEL = "whisper-tiny-en"
 OPTIONS = Options(profile=ProfileName.WHISPER, models=(MODEL,))
-SHORT = "sense_and_sensibility_01_austen_64kb-0930"
-
-
-def recordings() -> dict[str, str]:
-    """Give the text of each recording by its name."""
-    listing = LIBRIVOX / "transcription"
-    assert listing.exists(), f"{listing} is missing: apt-get install pocketsphinx-testdata"
-    lines = re.findall(r"<s> (.*) </s> \((.*)\)", listing.read_text())
-    return {name: text for text, name in lines}
 
 
 def normalised(text: str) -> str:
     """Reduce a text to the words that the recordings' own listing would have."""
     spelled = re.sub(r"\bmr\.?(?= )", "mister", text.lower())
     return " ".join(re.findall(r"[a-z']+", spelled))
-
-
-def audio(name: str = SHORT) -> bytes:
-    path = LIBRIVOX / f"{name}.wav"
-    assert path.exists(), f"{path} is missing: apt-get install pocketsphinx-testdata"
-    return path.read_bytes()
 
 
 class SpeechServer:
@@ -81,7 +63,9 @@ class SpeechServer:
 
     # Any: a JSON answer of whatever shape the test asks for
     async def heard(self, content: bytes | None = None, **fields: str) -> Any:
-        status, content_type, text = await self.send(audio() if content is None else content, **fields)
+        status, content_type, text = await self.send(
+            speech.clip() if content is None else content, **fields
+        )
         assert (status, content_type) == (200, "application/json")
         return json.loads(text)
 
@@ -97,9 +81,9 @@ async def _server() -> AsyncIterator[SpeechServer]:
 
 async def test_read_speech_is_transcribed_with_few_errors(server: SpeechServer) -> None:
     """Measured: 5.6 % of the words are wrong."""
-    spoken = recordings()
+    spoken = speech.clips()
     assert len(spoken) == 5
-    heard = {name: (await server.heard(audio(name)))["text"] for name in spoken}
+    heard = {clip: (await server.heard(clip.read_bytes()))["text"] for clip in spoken}
     wrong = jiwer.wer(
         [normalised(spoken[name]) for name in spoken], [normalised(heard[name]) for name in spoken]
     )
@@ -111,7 +95,7 @@ async def test_read_speech_is_transcribed_with_few_errors(server: SpeechServer) 
 
 async def test_every_response_format_holds_the_words(server: SpeechServer) -> None:
     for form, expected in (("text", "text/plain"), ("srt", "text/plain"), ("vtt", "text/vtt")):
-        status, content_type, text = await server.send(audio(), response_format=form)
+        status, content_type, text = await server.send(speech.clip(), response_format=form)
         assert (status, content_type) == (200, expected)
         assert "made amiable himself" in text
         assert ("-->" in text) == (form != "text")
@@ -131,7 +115,10 @@ async def test_words_have_times_when_asked_for(server: SpeechServer) -> None:
 def converted(container: str, codec: str, rate: int) -> bytes:
     """Give the short recording in another format."""
     written = io.BytesIO()
-    with av.open(io.BytesIO(audio()), "r") as source, av.open(written, "w", format=container) as target:
+    with (
+        av.open(io.BytesIO(speech.clip()), "r") as source,
+        av.open(written, "w", format=container) as target,
+    ):
         stream = target.add_stream(codec, rate=rate)
         assert isinstance(stream, av.AudioStream)
         resampler = av.AudioResampler(stream.format, "mono", rate)
@@ -170,7 +157,7 @@ async def test_what_is_no_audio_is_a_415_and_no_job(server: SpeechServer) -> Non
     before = (await server.control.stats()).jobs.received
     assert (await server.send(b"no sound at all " * 99))[0] == 415
     assert (await server.send(b""))[0] == 400
-    assert (await server.send(audio()[:44]))[0] == 400
+    assert (await server.send(speech.clip()[:44]))[0] == 400
     assert (await server.control.stats()).jobs.received == before
 
 
@@ -187,7 +174,7 @@ async def test_what_is_no_audio_is_a_415_and_no_job(server: SpeechServer) -> Non
 async def test_a_field_that_cannot_be_served_is_refused(
     server: SpeechServer, fields: dict[str, str], status: int, message: str
 ) -> None:
-    given, _, text = await server.send(audio(), **fields)
+    given, _, text = await server.send(speech.clip(), **fields)
     assert given == status
     assert message in text
 
@@ -200,7 +187,7 @@ async def test_a_form_without_a_file_or_no_form_at_all_is_refused(server: Speech
 
 async def test_health_answers_while_the_gpu_is_taken(server: SpeechServer) -> None:
     await server.control.script(Fault.HANG)
-    call = asyncio.ensure_future(server.send(audio()))
+    call = asyncio.ensure_future(server.send(speech.clip()))
     async with asyncio.timeout(10):
         while not (await server.control.stats()).running:
             pass
@@ -211,7 +198,7 @@ async def test_health_answers_while_the_gpu_is_taken(server: SpeechServer) -> No
 
 async def test_a_client_that_goes_away_does_not_free_the_gpu(server: SpeechServer) -> None:
     await server.control.script(Fault.HANG)
-    call = asyncio.ensure_future(server.send(audio()))
+    call = asyncio.ensure_future(server.send(speech.clip()))
     async with asyncio.timeout(20):
         while not (await server.control.stats()).running:
             pass
@@ -227,7 +214,7 @@ async def test_a_client_that_goes_away_does_not_free_the_gpu(server: SpeechServe
 async def test_a_key_is_asked_for_with_403_and_never_for_health() -> None:
     async with running(replace(OPTIONS, api_key="secret")) as url, ClientSession() as session:
         server = SpeechServer(session, url)
-        assert (await server.send(audio()))[0] == 403
+        assert (await server.send(speech.clip()))[0] == 403
         assert await server.health() in {200, 503}
 
 
@@ -237,7 +224,7 @@ async def test_without_the_extra_there_is_a_reason_and_no_text(monkeypatch: pyte
     async with running(OPTIONS) as url, ClientSession() as session:
         server = SpeechServer(session, url)
         async with asyncio.timeout(10):
-            while "loading" in (answer := await server.send(audio()))[2]:
+            while "loading" in (answer := await server.send(speech.clip()))[2]:
                 pass
         assert answer[0] == 503
         assert "pip install 'taskfold[speech]'" in answer[2]

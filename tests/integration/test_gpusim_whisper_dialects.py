@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +13,7 @@ from aiohttp import ClientSession, FormData
 from services.gpusim.control import Control
 from services.gpusim.main import running
 from services.gpusim.model import Fault, Options, Outcome, ProfileName
-
-LIBRIVOX = Path("/usr/share/pocketsphinx/test/data/librivox")
-SHORT = LIBRIVOX / "sense_and_sensibility_01_austen_64kb-0930.wav"
-LONG = LIBRIVOX / "sense_and_sensibility_01_austen_64kb-0870.wav"
-
-
-def audio(path: Path = SHORT) -> bytes:
-    assert path.exists(), f"{path} is missing: apt-get install pocketsphinx-testdata"
-    return path.read_bytes()
+from tests import speech
 
 
 class SpeechServer:
@@ -42,7 +33,7 @@ class SpeechServer:
     ) -> tuple[int, str, str]:
         """Give the status, the content type and the text of the answer."""
         form = FormData(fields)
-        form.add_field(member, audio() if content is None else content, filename="speech.wav")
+        form.add_field(member, speech.clip() if content is None else content, filename="speech.wav")
         async with self.session.post(f"{self.url}{path}", data=form) as answer:
             return answer.status, answer.content_type, await answer.text()
 
@@ -102,7 +93,7 @@ async def test_whisper_cpp_gives_each_format_in_its_own_type(
 
 
 async def test_whisper_cpp_names_the_language_and_puts_short_segments_on_lines(cpp: SpeechServer) -> None:
-    answer = await cpp.verbose(audio(LONG), split_on_word="true", language="de", translate="true")
+    answer = await cpp.verbose(speech.clip("0870"), split_on_word="true", language="de", translate="true")
     assert (answer["task"], answer["language"]) == ("transcribe", "english")
     lines = [segment["text"] for segment in answer["segments"]]
     assert len(lines) > 1
@@ -114,7 +105,7 @@ async def test_whisper_cpp_names_the_language_and_puts_short_segments_on_lines(c
 
 
 async def test_whisper_cpp_breaks_words_unless_told_otherwise(cpp: SpeechServer) -> None:
-    recordings = [audio(LONG.with_stem(f"{LONG.stem[:-3]}{number}")) for number in (870, 890, 920)]
+    recordings = [speech.clip(number) for number in ("0870", "0890", "0920")]
     answers = [await cpp.verbose(recording) for recording in recordings]
     lines = [segment["text"] for answer in answers for segment in answer["segments"]]
     assert any(not line.startswith(" ") for line in lines)
