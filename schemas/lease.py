@@ -18,6 +18,7 @@ class Lease(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``holder`` null: released cleanly. The rest tells whoever takes over what still runs there.
 
     ``holder`` null and ``task_id`` not: left behind by one that stopped, for another to go on with.
+    ``recording``: the task that ran there before, while its result is being recorded by the holder.
     """
 
     holder: str | None = None
@@ -27,6 +28,7 @@ class Lease(Struct, frozen=True, kw_only=True, omit_defaults=True):
     since: Instant | None = None
     expected_end_at: Instant | None = None
     remote_id: str | None = None
+    recording: TaskId | None = None
 
 
 RELEASED: Final = Lease()

@@ -165,13 +165,19 @@ class Leases:
         )
 
     async def keep(self) -> None:
-        """Renew what is held, three times in a lease time and right after a reconnect."""
+        """Renew what is held a third of a lease time after it was last written, and after a reconnect.
+
+        Each in its own time: all at once, many leases would keep a task from its start for that long.
+        """
         while True:
+            at_once = False
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.lease_s / _RENEWALS):
-                    await self._renew_now.wait()
+                async with asyncio.timeout(_PAUSE_S):
+                    at_once = await self._renew_now.wait()
             self._renew_now.clear()
-            await asyncio.gather(*(held.renew() for held in tuple(self._held.values())))
+            due = asyncio.get_running_loop().time() - self.lease_s / _RENEWALS
+            old = [held for held in self._held.values() if at_once or held.renewed_at <= due]
+            await asyncio.gather(*(held.renew() for held in old))
 
     def sighting(self, key: str) -> Sighting | None:
         return self._seen.get(key)
@@ -188,7 +194,7 @@ class Leases:
     def working_on(self, task_id: TaskId) -> bool:
         """Whether somebody who renews a lease says that it is for that task."""
         return any(
-            found.lease.task_id == task_id and self.claim(key) is Claim.HELD
+            task_id in (found.lease.task_id, found.lease.recording) and self.claim(key) is Claim.HELD
             for key, found in self._seen.items()
         )
 

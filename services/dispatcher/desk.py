@@ -6,7 +6,6 @@ from enum import Enum
 import structlog
 
 from schemas.errors import TaskfoldError
-from schemas.events import Decision
 from schemas.ids import ANY_MODEL
 from schemas.lease import Lease
 from schemas.task import Status
@@ -24,7 +23,7 @@ from services.dispatcher.decider import (
     with_ticket,
 )
 from services.dispatcher.execution import Execution
-from services.dispatcher.instances import Instance, Slot
+from services.dispatcher.instances import Seat
 from services.dispatcher.recording import Recorder
 from services.dispatcher.registry import Registry
 from services.dispatcher.work import Work, persistently
@@ -59,11 +58,9 @@ class Desk:
         self._execution = execution
         self._recorder = recorder
 
-    async def run(
-        self, ticket: Ticket, instance: Instance, slot: Slot, decision: Decision | None
-    ) -> Outcome:
-        """Do what there is to do; the slot is free again when this returns."""
-        work = Work(self._log, ticket, slot, instance, decision)
+    async def run(self, ticket: Ticket, seat: Seat) -> Outcome:
+        """Do what there is to do; the GPU is free again when this returns, or earlier, as the seat says."""
+        work = Work(self._log, ticket, seat)
 
         async def act() -> Outcome:
             await work.look()
@@ -71,15 +68,15 @@ class Desk:
 
         return await self._guarded(work, act())
 
-    async def go_on(self, lease: Lease, instance: Instance, slot: Slot) -> bool:
+    async def go_on(self, lease: Lease, seat: Seat) -> bool:
         """Go on with the attempt that a stale lease is for, to its end; False where that cannot be done."""
         if lease.task_id is None or lease.remote_id is None:
             return False
         task_id, remote_id = lease.task_id, lease.remote_id
         found = await persistently(lambda: self._log.lookup(task_id))
-        if found.address is None or not can_go_on(found.task, lease, instance.backend.name):
+        if found.address is None or not can_go_on(found.task, lease, seat.instance.backend.name):
             return False
-        work = Work(self._log, Away(found.address), slot, instance)
+        work = Work(self._log, Away(found.address), seat)
         work.task, work.last = found.task, found.last
         gone_on = False
 

@@ -4,6 +4,8 @@ The one rule: the GPU is called only after TaskStarted is stored, and only under
 """
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Final
 
@@ -24,10 +26,11 @@ from services.artifacts import ArtifactStore
 from services.bus.connection import Bus
 from services.dispatcher import results
 from services.dispatcher.attempt import Attending, Interrupted, Reason
-from services.dispatcher.backends.base import Attached, Failed, Job, Previewed, Progressed
+from services.dispatcher.backends.base import Attached, Failed, Finished, Job, Previewed, Progressed
 from services.dispatcher.decider import End, handed_back
 from services.dispatcher.draining import drain_lost, minded
 from services.dispatcher.fleet import Fleet
+from services.dispatcher.instances import Slot
 from services.dispatcher.progress import Reporter
 from services.dispatcher.recording import Prepared, Recorder
 from services.dispatcher.registry import Registry
@@ -72,7 +75,7 @@ class Execution:
         self.running: dict[TaskId, Attending] = {}
 
     async def run(self, work: Work, number: int) -> bool:
-        """Make attempt ``number``; returns when the slot is free again.
+        """Make attempt ``number``; returns when all is recorded and the GPU free again.
 
         False: the task's tenant has as many running as it may, and its ticket was given back.
         """
@@ -87,7 +90,7 @@ class Execution:
             gone = TaskError(code="input_gone", message=str(error))
             await work.settle(End(TaskFailed(error=gone, attempts=work.task.attempts)))
             return True
-        lease = self._lease(held, submission, attempt.job)
+        lease = self._lease(work.slot, held, submission, attempt.job)
         if not await self._admitted(held, lease):
             await work.ticket.give_back(CAPPED_PAUSE)
             return False
@@ -97,7 +100,7 @@ class Execution:
             dispatcher=self._dispatcher,
             model=attempt.model,
             units=round(attempt.units, 4),
-            decision=work.decision,
+            decision=work.seat.decision,
         )
         appended, kept = await asyncio.gather(work.append(started), held.write(lease))
         if not appended:
@@ -160,7 +163,8 @@ class Execution:
         except Exception:
             # A fault of ours stops no GPU: the call is lost, as one whose dispatcher has died.
             await attending.abandon()
-            await drain_lost(work.instance, work.slot.key, held.lease, self._settings)
+            if work.seat.kept:
+                await drain_lost(work.instance, work.slot.key, held.lease, self._settings)
             raise
         finally:
             if self.running.get(task_id) is attending:
@@ -181,7 +185,7 @@ class Execution:
         job = await persistently(lambda: results.with_audio(self._artifacts, job, submission.request))
         return Prepared(job=job, model=model, units=amount, cold=cold, canary=work.instance.on_trial)
 
-    def _lease(self, held: Held, submission: AnySubmission, job: Job) -> Lease:
+    def _lease(self, slot: Slot, held: Held, submission: AnySubmission, job: Job) -> Lease:
         now = clock.now()
         expected_s = job.expected_s or self._settings.unknown_run_s
         return Lease(
@@ -191,6 +195,7 @@ class Execution:
             tenant=submission.tenant,
             since=now,
             expected_end_at=now + timedelta(seconds=expected_s),
+            recording=slot.recording,
         )
 
     async def _attend(self, work: Work, held: Held, attempt: Prepared, attending: Attending) -> None:
@@ -215,11 +220,28 @@ class Execution:
 
         async with background(self._watch_over(work, attending, reporter, begun_at)):
             outcome = await attending.outcome(on_report)
-            await self._recorder.record(work, held, attempt, outcome, loop.time() - begun_at)
+            run_s = loop.time() - begun_at
+            async with self._vacated(work) if isinstance(outcome, Finished) else contextlib.nullcontext():
+                await self._recorder.record(work, held, attempt, outcome, run_s)
         if isinstance(outcome, Interrupted):
             await self._let_go(work, attending, outcome.reason)
         elif isinstance(outcome, Failed) and outcome.error.code == CONNECTION_LOST:
             await drain_lost(work.instance, work.slot.key, held.lease, self._settings)
+
+    @contextlib.asynccontextmanager
+    async def _vacated(self, work: Work) -> AsyncIterator[None]:
+        """Let the next task have the slot while the result of this one is recorded.
+
+        Until then the lease has to say that this task is in good hands, for whoever is given its ticket.
+        """
+        async with work.slot.records:
+            work.slot.recording = work.task.task_id
+            work.seat.vacate()
+            self._leases.changed.set()
+            try:
+                yield
+            finally:
+                work.slot.recording = None
 
     async def _let_go(self, work: Work, attending: Attending, reason: Reason) -> None:
         """Wait until a stopped call has ended, unless there is no time for that: then the lease stays."""

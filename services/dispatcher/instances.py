@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from schemas import fleet, registry
 from schemas.errors import UnavailableError
+from schemas.events import Decision
 from schemas.fleet import Circuit, Condition
-from schemas.ids import BackendId
+from schemas.ids import BackendId, TaskId
 from schemas.registry import Backend, Protocol, Wanted
 from schemas.subjects import BACKENDS, lease_key
 from services import clock
@@ -33,7 +34,11 @@ log = structlog.get_logger()
 
 
 class Slot:
-    """One request that an instance serves at a time. ``occupied``: this dispatcher is at work on it."""
+    """One request that an instance serves at a time.
+
+    ``occupied``: this dispatcher is at work on it. ``recording``: the task whose result is being recorded
+    while the next one may run, which ``records`` lets one task do at a time, since a lease names no more.
+    """
 
     def __init__(self, backend: BackendId, number: int, bus: Bus) -> None:
         self.backend = backend
@@ -42,12 +47,36 @@ class Slot:
         self.puller = Puller(bus)
         self.held: Held | None = None
         self.occupied = False
+        self.recording: TaskId | None = None
+        self.records = asyncio.Lock()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing here needs its lease."""
+        return not self.occupied and self.recording is None
 
     def holds(self) -> Held | None:
         """Give our lease of it while it is good."""
         if self.held is not None and not self.held.valid:
             return None
         return self.held
+
+
+class Seat:
+    """The slot that a ticket has, and why that one; it may change. ``kept`` until it is vacated."""
+
+    def __init__(self, instance: "Instance", slot: Slot, decision: Decision | None = None) -> None:
+        self.change(instance, slot, decision)
+
+    def change(self, instance: "Instance", slot: Slot, decision: Decision | None) -> None:
+        """Occupy that slot; what becomes of the one before is the caller's business."""
+        self.instance, self.slot, self.decision = instance, slot, decision
+        self.kept = slot.occupied = True
+
+    def vacate(self) -> None:
+        """Let others have the slot; once only, since by the second time it may be another's."""
+        if self.kept:
+            self.kept = self.slot.occupied = False
 
 
 class Instance:

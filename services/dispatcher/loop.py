@@ -27,9 +27,9 @@ from services.dispatcher.desk import Desk, Outcome
 from services.dispatcher.draining import drain_lost
 from services.dispatcher.execution import Execution
 from services.dispatcher.fleet import Fleet
-from services.dispatcher.instances import Instance, Slot
+from services.dispatcher.instances import Instance, Seat, Slot
 from services.dispatcher.registry import Registry
-from services.dispatcher.seating import Seat, Seating
+from services.dispatcher.seating import Seating
 from services.leases import Leases
 from services.scheduling.fairness import Turns
 from services.scheduling.situation import Choice, Line
@@ -156,14 +156,13 @@ class Loop:
 
     def _tidy(self, instance: Instance, slot: Slot) -> None:
         """Release a lease that is not needed, and recover a slot that was lost by another dispatcher."""
-        if slot.occupied:
+        if not slot.idle:
             return
         if slot.held is not None:
             held, slot.held = slot.held, None
             self._spawn(held.release())
         elif self._leases.claim(slot.key) is Claim.STALE and instance.adapter is not None:
-            slot.occupied = True
-            self._spawn(self._recover(instance, slot))
+            self._spawn(self._recover(Seat(instance, slot)))
 
     async def _serve(self, seat: Seat, choice: Choice, wait_s: float) -> None:
         """Lease the slot, pull a ticket and run it; afterwards the slot is matched again."""
@@ -196,7 +195,7 @@ class Loop:
                 await ticket.give_back(ELSEWHERE_PAUSE)
                 return Outcome.ELSEWHERE
         while True:
-            outcome = await self._desk.run(ticket, seat.instance, seat.slot, seat.decision)
+            outcome = await self._desk.run(ticket, seat)
             if outcome is not Outcome.ELSEWHERE:
                 return outcome
             if not await self._seating.elsewhere(seat, lane):
@@ -219,19 +218,20 @@ class Loop:
             return None
         return ticket
 
-    async def _recover(self, instance: Instance, slot: Slot) -> None:
+    async def _recover(self, seat: Seat) -> None:
         """Take over a slot whose dispatcher is lost, and keep it from work until its GPU is idle."""
+        slot = seat.slot
         sighting = self._leases.sighting(slot.key)
         try:
             if sighting is not None:
                 slot.held = await self._leases.take(slot.key, sighting.lease)
             if sighting is not None and slot.held is not None:
                 log.info("slot.recovering", slot=slot.key, lost_by=sighting.lease.holder)
-                if not await self._desk.go_on(sighting.lease, instance, slot):
-                    await drain_lost(instance, slot.key, sighting.lease, self._settings)
+                if not await self._desk.go_on(sighting.lease, seat):
+                    await drain_lost(seat.instance, slot.key, sighting.lease, self._settings)
                 log.info("slot.recovered", slot=slot.key)
         finally:
-            self._seating.free(slot)
+            await self._seating.leave(seat)
 
     async def _drain(self) -> None:
         """Let what runs finish within the grace period, then hand it back."""
@@ -243,7 +243,7 @@ class Loop:
 
     async def _release_idle(self) -> None:
         slots = [slot for instance in self._registry.instances.values() for slot in instance.slots]
-        await asyncio.gather(*(s.held.release() for s in slots if s.held and not s.occupied))
+        await asyncio.gather(*(s.held.release() for s in slots if s.held and s.idle))
 
     async def _until_idle(self, patience_s: float) -> None:
         with contextlib.suppress(TimeoutError):

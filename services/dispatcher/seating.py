@@ -5,15 +5,13 @@ The one rule: the new slot is leased before the old one is left.
 
 from collections.abc import Sequence
 
-from msgspec import Struct
-
 from schemas.events import Decision
 from schemas.ids import BackendId
 from schemas.lease import Lease
 from schemas.requests import AnySubmission
 from schemas.subjects import Lane
 from services import clock
-from services.dispatcher.instances import Instance, Slot
+from services.dispatcher.instances import Seat, Slot
 from services.dispatcher.overview import Overview
 from services.dispatcher.placing import able_gpus, better_place
 from services.dispatcher.registry import Registry
@@ -23,14 +21,6 @@ from services.scheduling.fairness import Turns
 from services.scheduling.matching import match
 from services.scheduling.situation import Choice, Gpu, Line
 from services.settings import Settings
-
-
-class Seat(Struct):
-    """The slot that a ticket has, and why; it may change."""
-
-    instance: Instance
-    slot: Slot
-    decision: Decision | None
 
 
 class Seating:
@@ -51,9 +41,7 @@ class Seating:
         """Keep the slot of a choice from other work here."""
         instance = self._registry.instances[choice.backend]
         instance.turn = turn
-        slot = instance.slots[choice.slot]
-        slot.occupied = True
-        return Seat(instance, slot, choice.decision)
+        return Seat(instance, instance.slots[choice.slot], choice.decision)
 
     async def lease(self, slot: Slot) -> bool:
         """Make sure that the slot is ours; False when somebody else was faster, or NATS is away."""
@@ -63,16 +51,13 @@ class Seating:
             slot.held = await self._leases.take(slot.key, Lease(since=clock.now()))
         return slot.held is not None
 
-    def free(self, slot: Slot) -> None:
-        slot.occupied = False
-        self._leases.changed.set()
-
     async def leave(self, seat: Seat) -> None:
         """Free the slot, and release its lease if the registry has dropped it while it worked."""
         slot = seat.slot
-        if slot.held is not None and not self._registry.knows(slot):
+        seat.vacate()
+        if slot.idle and slot.held is not None and not self._registry.knows(slot):
             await slot.held.release()
-        self.free(slot)
+        self._leases.changed.set()
 
     async def better(self, submission: AnySubmission, seat: Seat, lane: Lane) -> bool:
         """Move to where this very task should run; False where it has to wait for that place."""
@@ -99,10 +84,11 @@ class Seating:
         slot = self._overview.free_slot(backend)
         if instance is None or slot is None:
             return False
-        slot.occupied = True
+        other = Seat(instance, slot, why)
         if not await self.lease(slot):
-            self.free(slot)
+            await self.leave(other)
             return False
-        self.free(seat.slot)
-        seat.instance, seat.slot, seat.decision = instance, slot, why
+        seat.vacate()
+        seat.change(instance, slot, why)
+        self._leases.changed.set()
         return True

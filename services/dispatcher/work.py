@@ -10,14 +10,14 @@ from typing import Final, TypeVar
 import structlog
 
 from schemas.errors import UnavailableError
-from schemas.events import Decision, Recorded, TaskEvent
+from schemas.events import Recorded, TaskEvent
 from schemas.task import Task, evolve
 from services import clock
 from services.artifacts import IncompleteError
 from services.bus.tasklog import LostRaceError, TaskLog
 from services.bus.tickets import Away, Ticket
 from services.dispatcher.decider import Again, End
-from services.dispatcher.instances import Instance, Slot
+from services.dispatcher.instances import Seat
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -27,24 +27,14 @@ _LONGEST_PAUSE_S: Final = 5.0
 
 
 class Work:
-    """The task as it is after the last event that is known, whose sequence is ``last``.
+    """The task as it is after the last event that is known, whose sequence is ``last``."""
 
-    ``decision``: why it is at work on this slot.
-    """
-
-    def __init__(
-        self,
-        tasklog: TaskLog,
-        ticket: Ticket | Away,
-        slot: Slot,
-        instance: Instance,
-        decision: Decision | None = None,
-    ) -> None:
+    def __init__(self, tasklog: TaskLog, ticket: Ticket | Away, seat: Seat) -> None:
         self._log = tasklog
         self.ticket = ticket
-        self.slot = slot
-        self.instance = instance
-        self.decision = decision
+        self.seat = seat
+        self.slot = seat.slot
+        self.instance = seat.instance
         self.task = Task(task_id=ticket.address.task_id)
         self.last = 0
 

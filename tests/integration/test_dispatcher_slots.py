@@ -4,25 +4,27 @@ import asyncio
 import contextlib
 import shutil
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 from msgspec.structs import replace
 
 from schemas.errors import UnavailableError
 from schemas.events import TaskAttached, TaskCancelled, TaskStarted, TaskSubmitted
-from schemas.ids import BackendId, TaskId
+from schemas.ids import ArtifactId, BackendId, TaskId, artifact_id
 from schemas.lease import Claim, Lease
 from schemas.registry import Backend
 from schemas.requests import ImageSubmission, Kind
 from schemas.subjects import Address, Lane, lease_key
+from schemas.task import Status
 from services import clock
-from services.artifacts import ArtifactStore
+from services.artifacts import ArtifactInfo, ArtifactStore
 from services.bus.connection import Bus
 from services.bus.tasklog import Found, TaskLog
-from services.dispatcher.desk import Desk
+from services.dispatcher.desk import Desk, Outcome
 from services.dispatcher.execution import Execution
 from services.dispatcher.fleet import Fleet
-from services.dispatcher.instances import Instance
+from services.dispatcher.instances import Instance, Seat
 from services.dispatcher.policies.health import Limits
 from services.dispatcher.recording import Recorder
 from services.dispatcher.registry import Registry
@@ -78,6 +80,23 @@ class AskedAdapter(FakeAdapter):
         return call is None or call.ended.is_set()
 
 
+class GatedStore(ArtifactStore):
+    """A store that takes its time; ``gates`` let through what is stored, one result each, in that order."""
+
+    def __init__(self, bus: Bus) -> None:
+        super().__init__(bus)
+        self.gates: list[asyncio.Event] = []
+        self.asked: asyncio.Queue[ArtifactId] = asyncio.Queue()
+
+    async def put(
+        self, artifact_id: ArtifactId, content: AsyncIterator[bytes], **more: Any
+    ) -> ArtifactInfo:  # Any: passed on
+        self.asked.put_nowait(artifact_id)
+        if self.gates:
+            await self.gates.pop(0).wait()
+        return await super().put(artifact_id, content, **more)
+
+
 class Bench:
     """One slot of one GPU, with the desk that serves it."""
 
@@ -85,7 +104,8 @@ class Bench:
         self.leases = leases
         self.log = RacingLog(bus, "/test", clock.now, clock.new_event_id)
         self.adapter = AskedAdapter()
-        artifacts, fleet = ArtifactStore(bus), Fleet(bus, leases.holder)
+        artifacts, fleet = GatedStore(bus), Fleet(bus, leases.holder)
+        self.store = artifacts
         registry = Registry(bus, http, SETTINGS, fleet, leases)
         recorder = Recorder(artifacts, fleet, SETTINGS)
         execution = Execution(bus, artifacts, leases, registry, fleet, recorder, SETTINGS)
@@ -94,6 +114,20 @@ class Bench:
         self.instance = Instance(GPU, http, bus, fleet, Limits())
         self.instance.adapter = self.adapter
         [self.slot] = self.instance.slots
+
+    async def running(self) -> tuple[TaskId, asyncio.Task[Outcome], Seat]:
+        """Submit a task and run it on the slot, which is leased first; its id, its end, its seat."""
+        where, _ = await self.submitted()
+        seat = Seat(self.instance, self.slot)
+        assert await self.seating.lease(self.slot)
+        ticket = await self.slot.puller.pull(where.lane, 1)
+        assert ticket is not None
+        return where.task_id, asyncio.create_task(self.desk.run(ticket, seat)), seat
+
+    async def storing(self, task_id: TaskId) -> None:
+        """Wait until the result of a task is about to be stored."""
+        async with asyncio.timeout(30):
+            assert await self.store.asked.get() == artifact_id(task_id, 1, 0)
 
     async def submitted(self) -> tuple[Address, int]:
         where = Address(LANE, clock.new_task_id())
@@ -129,7 +163,7 @@ async def test_who_loses_the_race_for_an_attempt_has_not_gone_on_with_it_and_wai
         it.slot.held = await it.leases.take(KEY, left)
         it.log.cancels = True
 
-        assert not await it.desk.go_on(left, it.instance, it.slot)
+        assert not await it.desk.go_on(left, Seat(it.instance, it.slot))
         assert not it.adapter.calls
 
 
@@ -140,7 +174,7 @@ async def test_a_fault_of_ours_in_the_middle_of_an_attempt_frees_no_gpu(bus: Bus
         it.adapter.will(HOLD)
         ticket = await it.slot.puller.pull(where.lane, 1)
         assert ticket is not None
-        running = asyncio.create_task(it.desk.run(ticket, it.instance, it.slot, None))
+        running = asyncio.create_task(it.desk.run(ticket, Seat(it.instance, it.slot)))
         asked = asyncio.create_task(it.adapter.asked.wait())
         await asyncio.wait((running, asked), return_when=asyncio.FIRST_COMPLETED)
 
@@ -150,6 +184,52 @@ async def test_a_fault_of_ours_in_the_middle_of_an_attempt_frees_no_gpu(bus: Bus
         found = await it.log.lookup(where.task_id)
         assert found.task.attempts[0].error is not None
         assert found.task.attempts[0].error.code == "internal"
+
+
+async def test_the_next_task_runs_while_a_result_is_recorded_and_both_are_in_good_hands(bus: Bus) -> None:
+    async with bench(bus) as it, bench(bus, name="other") as other:
+        gate = asyncio.Event()
+        it.store.gates = [gate]
+        first, recorded, seat = await it.running()
+        await it.storing(first)
+
+        # Not idle: its lease would be given up, and the first task be taken for lost.
+        assert (seat.kept, it.slot.occupied, it.slot.idle) == (False, False, False)
+        it.adapter.will(HOLD)
+        second, running, seat = await it.running()
+
+        async def said() -> bool:
+            return other.leases.working_on(first) and other.leases.working_on(second)
+
+        await eventually(said, "the lease names both")
+        gate.set()
+        assert await recorded is Outcome.SETTLED
+        assert (await it.log.lookup(first)).task.status is Status.DONE
+        assert (seat.kept, it.slot.occupied) == (True, True), "the first has left what is the second's"
+        it.adapter.calls[1].release()
+        await running
+        assert it.slot.idle
+
+
+async def test_a_slot_records_one_result_at_a_time(bus: Bus) -> None:
+    async with bench(bus) as it:
+        gates = it.store.gates = [asyncio.Event(), asyncio.Event()]
+        letting_go = list(gates)
+        first, recorded, _ = await it.running()
+        await it.storing(first)
+        second, running, seat = await it.running()
+
+        async def over() -> bool:
+            return len(it.adapter.calls) == 2 and it.adapter.calls[1].ended.is_set()
+
+        await eventually(over, "the second call is over")
+        assert (seat.kept, recorded.done()) == (True, False), "it waits until the first is recorded"
+        letting_go[0].set()
+        await recorded
+        await it.storing(second)
+        assert (seat.kept, recorded.done()) == (False, True)
+        letting_go[1].set()
+        await running
 
 
 async def test_what_a_lease_is_to_say_is_said_once_nats_is_back(bus: Bus, nats_server: NatsServer) -> None:

@@ -36,7 +36,7 @@ from services.bus.connection import Bus, Msg
 from services.bus.tasklog import Beginning, Found, TaskLog
 from services.bus.tickets import Away, Puller
 from services.dispatcher.decider import Again, End, Start, handed_back, with_ticket
-from services.dispatcher.instances import Slot
+from services.dispatcher.instances import Seat, Slot
 from services.dispatcher.work import Work
 from services.gpusim.model import chance
 from services.init.main import prepare
@@ -144,7 +144,7 @@ class Writers:
 
     async def _dispatch(self, name: str, where: Address) -> bool | None:
         """Do what a dispatcher does at the end of an attempt, or in its middle."""
-        work = Work(self._plain, Away(where), Slot(GPU, 0, self._bus), NOTHING)
+        work = Work(self._plain, Away(where), Seat(NOTHING, Slot(GPU, 0, self._bus)))
         await work.look_up()
         await self.lines[where.task_id].go(name)
         match name:
@@ -246,7 +246,7 @@ async def serve(log: TaskLog, bus: Bus, over: asyncio.Event) -> None:
     slot, puller = Slot(GPU, 0, bus), Puller(bus)
     while not over.is_set():
         if ticket := await puller.pull(LANE, 0.25):
-            await _run(Work(log, ticket, slot, NOTHING))
+            await _run(Work(log, ticket, Seat(NOTHING, slot)))
 
 
 async def _run(work: Work) -> None:

@@ -46,15 +46,10 @@ class OpenaiImagesAdapter(OneShotAdapter):
         answer = await self._endpoint.post(GENERATIONS, body(request, job.model))
         if isinstance(answer, Broken) or answer.status != OK:
             return no_success(answer)
-        found = await asyncio.to_thread(decoded, answer.body, _Answer)
-        if found is None:
-            return bad_answer(f"the answer is no list of images: {said(answer.body)}")
-        pictures = await self._collected(found)
-        if isinstance(pictures, Failed):
-            return pictures
-        return await asyncio.to_thread(images.finished, pictures, request.seed)
+        found = await asyncio.to_thread(_read, answer.body, request.seed)
+        return found if isinstance(found, Finished | Failed) else await self._collected(found, request.seed)
 
-    async def _collected(self, answer: _Answer) -> list[str | bytes] | Failed:
+    async def _collected(self, answer: _Answer, seed: int | None) -> Finished | Failed:
         """Take the pictures from the answer, or from where it says that they are."""
         pictures: list[str | bytes] = []
         for picture in answer.data:
@@ -65,7 +60,17 @@ class OpenaiImagesAdapter(OneShotAdapter):
                 if isinstance(fetched, Broken) or fetched.status != OK:
                     return no_success(fetched)
                 pictures.append(fetched.body)
-        return pictures
+        return await asyncio.to_thread(images.finished, pictures, seed)
+
+
+def _read(content: bytes, seed: int | None) -> Finished | Failed | _Answer:
+    """Read an answer to its end, or as far as one goes that gives addresses in place of pictures."""
+    found = decoded(content, _Answer)
+    if found is None:
+        return bad_answer(f"the answer is no list of images: {said(content)}")
+    if any(picture.url and not picture.b64_json for picture in found.data):
+        return found
+    return images.finished([picture.b64_json for picture in found.data if picture.b64_json], seed)
 
 
 def body(request: ImageRequest, model: str | None) -> dict[str, object]:
