@@ -33,7 +33,7 @@ class Figure(Struct, frozen=True, kw_only=True):
     the target where that is a ratio to the floor, so that it can be drawn. Figures of one ``series`` are
     drawn together: along an axis that is called ``along``, each ``at`` its place on it, or below one
     another where there is none. Where several are at one place, a line is of those whose names are the same
-    up to the last comma.
+    up to the last comma. ``parts`` is what the p50 of ours is made up of, in the same unit.
     """
 
     name: str
@@ -51,10 +51,22 @@ class Figure(Struct, frozen=True, kw_only=True):
     series: str = ""
     along: str = ""
     at: float | None = None
+    parts: dict[str, float] = {}
 
     @property
     def ratio(self) -> float | None:
         return self.ours.p50 / self.floor.p50 if self.floor and self.floor.p50 else None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Give the notes, and before them what ours is made up of."""
+        return (f"made up of {self.made_up}", *self.notes) if self.parts else self.notes
+
+    @property
+    def made_up(self) -> str:
+        """Write the shares of the parts."""
+        whole = sum(self.parts.values())
+        return ", ".join(f"{part} {number / whole:.0%}" for part, number in self.parts.items())
 
     @property
     def ratios(self) -> list[float]:
@@ -94,7 +106,7 @@ def table(figure: Figure) -> str:
     if figure.ratio is not None:
         between = f"{min(figure.ratios):.2f} to {max(figure.ratios):.2f}"
         lines.append(f"  ratio of p50 {figure.ratio:.2f}; of single runs {between}")
-    return "\n".join([*lines, *(f"  {note}" for note in figure.notes)])
+    return "\n".join([*lines, *(f"  {note}" for note in figure.remarks)])
 
 
 def _row(label: str, shown: Spread) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from benchmarks.kept import Report, Taken
 from benchmarks.measure import Figure, Spread, written
 
 RATIOS: Final = "ratios.png"
-_HEADINGS: Final = ("n", "p50", "p90", "p95", "p99", "max", "ratio to floor (single runs)", "target")
+_HEADINGS: Final = ("n", "p50", "p90", "p95", "p99", "max", "ratio to floor (single runs)")
 _STYLE: Final = """
 :root { color-scheme: light dark; --text: #1c2024; --back: #fff; --soft: #5b6570; --line: #d5dae0;
   --met: #17692f; --missed: #b3261e; --code: #f1f3f5; }
@@ -21,15 +21,23 @@ _STYLE: Final = """
 body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem; background: var(--back); color: var(--text);
   font: 1rem/1.5 system-ui, sans-serif; }
 h2 { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: 1rem; }
-code { background: var(--code); padding: .15em .4em; border-radius: 4px; overflow-wrap: anywhere; }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+a { color: inherit; }
+nav { margin-top: 1rem; }
+nav a { display: inline-block; padding: .2rem .8rem .2rem 0; }
+code { display: block; background: var(--code); padding: .3em .6em; border-radius: 4px; overflow-x: auto;
+  white-space: nowrap; }
+img { width: 62rem; max-width: max(100%, 40rem); height: auto; background: #fff; border-radius: 6px; }
 figure { margin: 1rem 0; }
 .wide { overflow-x: auto; }
+.wide table { min-width: 58rem; }
+.stay { display: inline-block; position: sticky; left: 0; max-width: min(70rem, 100vw - 2rem); }
 table { border-collapse: collapse; font-size: .875rem; width: 100%; }
 caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
 th, td { padding: .25rem .6rem; text-align: right; vertical-align: top; }
 td { font-variant-numeric: tabular-nums; }
-th[scope=row], td.words { text-align: left; font-weight: normal; }
+th { vertical-align: bottom; }
+th[scope=row] { vertical-align: top; font-weight: normal; }
+th[scope=row], .words { text-align: left; }
 thead th, tbody { border-bottom: 1px solid var(--line); }
 .soft { color: var(--soft); }
 .met { color: var(--met); font-weight: 600; }
@@ -45,6 +53,7 @@ def page(report: Report) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>",
         _about(report),
+        _contents(report),
         *_overview(floored(report)),
         *(_section(report, taken) for taken in report.results),
         "</main>\n</body>\n</html>\n",
@@ -93,6 +102,13 @@ def _about(report: Report) -> str:
     return f"<table>\n<caption>Where and how the figures were taken</caption>\n{lines}\n</table>"
 
 
+def _contents(report: Report) -> str:
+    links = "\n".join(
+        f'<a href="#{_slug(taken.name)}">{escape(taken.name)}</a>' for taken in report.results
+    )
+    return f'<nav aria-label="Figures">\n{links}\n</nav>'
+
+
 def _overview(figures: Sequence[Figure]) -> Iterator[str]:
     if not figures:
         return
@@ -111,9 +127,11 @@ def _section(report: Report, taken: Taken) -> str:
     drawn = [_picture(file, _said(figures)) for file, figures in pictures(taken).items()]
     bodies = "\n".join(_body(figure) for figure in taken.figures)
     headings = "".join(f'<th scope="col">{heading}</th>' for heading in _HEADINGS)
+    caption = _stay(f"{taken.name}, all runs together; {_noise(taken)}")
     table = (
-        f'<div class="wide"><table>\n<caption>{name}, all runs together; {_noise(taken)}</caption>\n'
-        f'<thead><tr><th scope="col" class="words">figure</th>{headings}</tr></thead>\n'
+        f'<div class="wide" tabindex="0"><table>\n<caption>{caption}</caption>\n'
+        f'<thead><tr><th scope="col" class="words">figure</th>{headings}'
+        '<th scope="col" class="words">target</th></tr></thead>\n'
         f"{bodies}\n</table></div>"
     )
     command = f"<p><code>{escape(report.command(taken))}</code></p>"
@@ -122,13 +140,18 @@ def _section(report: Report, taken: Taken) -> str:
 
 def _noise(taken: Taken) -> str:
     one, five, _ = taken.load_average
-    sync = f"; sync of the server: {escape(', '.join(taken.syncs))}" if taken.syncs else ""
+    sync = f"; sync of the server: {', '.join(taken.syncs)}" if taken.syncs else ""
     others = f"others had {taken.others_share:.0%} of the processors"
     return f"{taken.took_s:.0f} s, load average before {one:.2f} {five:.2f}, {others}{sync}"
 
 
+def _stay(text: str) -> str:
+    """Keep a text in sight where the table is wider than the window."""
+    return f'<span class="stay">{escape(text)}</span>'
+
+
 def _picture(file: str, said: str) -> str:
-    return f'<figure><img src="{file}" alt="{escape(said)}"></figure>'
+    return f'<figure class="wide" tabindex="0"><img src="{file}" alt="{escape(said)}"></figure>'
 
 
 def _said(figures: Sequence[Figure]) -> str:
@@ -137,6 +160,7 @@ def _said(figures: Sequence[Figure]) -> str:
         f"{each.name}: {written(each.ours.p50)}"
         + (f", floor {written(each.floor.p50)}" if each.floor else "")
         + f" {each.unit}"
+        + (f", made up of {each.made_up}" if each.parts else "")
         for each in figures
     )
     along = f" along {figures[0].along}" if figures[0].along else ""
@@ -150,8 +174,8 @@ def _body(figure: Figure) -> str:
     if figure.floor:
         rows.append(_row(f"floor: {escape(figure.floor_what)}", figure.floor, "", "", "soft"))
     rows += (
-        f'<tr class="soft"><td class="words" colspan="{1 + len(_HEADINGS)}">{escape(note)}</td></tr>'
-        for note in figure.notes
+        f'<tr class="soft"><td class="words" colspan="{2 + len(_HEADINGS)}">{_stay(note)}</td></tr>'
+        for note in figure.remarks
     )
     return "<tbody>\n" + "\n".join(rows) + "\n</tbody>"
 

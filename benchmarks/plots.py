@@ -27,6 +27,10 @@ _OURS: Final = "#1d5fbf"
 _FLOOR: Final = "#6b7280"
 _TARGET: Final = "#c2410c"
 _LINES: Final = ((_OURS, "o"), ("#b45309", "D"), ("#0f766e", "^"), ("#9d174d", "v"), ("#6d28d9", "P"))
+_FILLS: Final = ("#8ab4f0", "#f2b36b", "#7fc8a9", "#e39ac0", "#b9a4ec", "#d6cf73", "#b4bac2")
+_HATCHES: Final = ("", "//", "..")
+_TOLD: Final = 0.045
+"""A part that is a smaller share of the longest bar has no number in it."""
 _FAR: Final = 20.0
 """Where the most is so many times the least, an axis is logarithmic."""
 _VERY_FAR: Final = 500.0
@@ -64,7 +68,36 @@ def series(figures: Sequence[Figure]) -> bytes:
     """Draw the figures of one series, a panel for each unit."""
     swept = all(figure.at is not None for figure in figures)
     by_unit = [[each for each in figures if each.unit == unit] for unit in Counter(e.unit for e in figures)]
-    return _picture(figures[0].series, [_sweep(each) if swept else _rows(each) for each in by_unit])
+    panel = _stacks if any(each.parts for each in figures) else _sweep if swept else _rows
+    return _picture(figures[0].series, [panel(each) for each in by_unit])
+
+
+def _stacks(figures: Sequence[Figure]) -> _Panel:
+    """Draw a bar for each figure, divided into what it is made up of; a part looks the same in all."""
+    every = dict.fromkeys(part for figure in figures for part in figure.parts)
+    longest = max(figure.ours.p50 for figure in figures)
+
+    def draw(axes: Axes) -> None:
+        ends = [0.0] * len(figures)
+        for part, (hatch, color) in zip(every, itertools.product(_HATCHES, _FILLS), strict=False):
+            wide = [figure.parts.get(part, 0.0) for figure in figures]
+            bars = axes.barh(
+                range(len(figures)),
+                wide,
+                0.7,
+                ends,
+                color=color,
+                hatch=hatch,
+                edgecolor="white",
+                label=part,
+            )
+            told = [f"{number:.2f}" if number > _TOLD * longest else "" for number in wide]
+            axes.bar_label(bars, told, label_type="center", fontsize=8)
+            ends = [end + more for end, more in zip(ends, wide, strict=True)]
+        _name_rows(axes, [f"{each.name}   {written(each.ours.p50)}" for each in figures])
+        axes.set_xlabel(figures[0].unit)
+
+    return _Panel(_AROUND + 1.6 * _ROW * len(figures), draw)
 
 
 def _rows(figures: Sequence[Figure]) -> _Panel:

@@ -96,7 +96,16 @@ class Rig:
 
     async def unequal_gpus(self, each: Sequence[Options], protocol: str, query: str = "") -> list[str]:
         """Start one process of GPUs that differ; ``query`` follows their urls in the registry."""
-        process = await self.companion("benchmarks.gpus", msgspec.json.encode(each).decode())
+        return await self._serve_gpus(
+            protocol, query, "benchmarks.gpus", msgspec.json.encode(each).decode()
+        )
+
+    async def instant_gpus(self, count: int) -> list[str]:
+        """Start one process of so many image servers that take no time; before ``start``."""
+        return await self._serve_gpus("openai_images", "", "benchmarks.instant", str(count))
+
+    async def _serve_gpus(self, protocol: str, query: str, module: str, *words: str) -> list[str]:
+        process = await self.companion(module, *words)
         self._gpus.append(psutil.Process(process.pid))
         urls = (await self.said(process)).split()
         self._gpu_urls += [f"{protocol}+{url}{query}" for url in urls]
@@ -152,11 +161,15 @@ class Rig:
     def cpu_s(self) -> dict[str, float]:
         """Give the processor time of what ``start`` has started and of all else here, by what it is.
 
-        ``client`` is this process, ``gpus`` are all simulators.
+        ``client`` is this process, ``gpus`` are all that stand in for GPUs.
         """
         times = {name: spent_s(process) for name, process in self._ours.items()}
         gpus = {"gpus": sum(map(spent_s, self._gpus))} if self._gpus else {}
         return {**times, "nats-server": spent_s(self._nats), **gpus, "client": spent_s(psutil.Process())}
+
+    def pid(self, name: str) -> int:
+        """Give the id of what ``start`` has started."""
+        return int(self._ours[name].pid)
 
     def children_s(self, name: str) -> float:
         """Give the processor time of the processes that one of them has started and seen end."""

@@ -6,7 +6,6 @@ before it; none may say that it has a task before that is on the disk.
 
 import asyncio
 import contextlib
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
@@ -17,12 +16,10 @@ from benchmarks.peers import brokers, environment, turns
 from benchmarks.peers.roster import PEERS, Peer
 from benchmarks.peers.turns import Sizes, Turn
 from benchmarks.rig import Bench, Rig
-from services.gpusim.model import Options, ProfileName
+from benchmarks.throughput import GPUS, WHAT_THEY_ARE
 
 BURST: Final = 1000
 CALM: Final = 200
-PROCESSES: Final = 2
-EACH: Final = 4
 SERIES: Final = "peers"
 FLOOR: Final = "loops that ask the same GPUs without any queue"
 
@@ -61,10 +58,8 @@ async def measure(bench: Bench) -> list[Figure]:
 
 @contextlib.asynccontextmanager
 async def _rig(bench: Bench) -> AsyncIterator[tuple[Rig, list[str]]]:
-    options = Options(profile=ProfileName.OPENAI, step_ms=0)
     async with bench.rig(queue_limit=100_000) as rig:
-        started = [await rig.gpus(EACH, options, "openai_images") for _ in range(PROCESSES)]
-        yield rig, list(itertools.chain.from_iterable(started))
+        yield rig, await rig.instant_gpus(GPUS)
 
 
 def taskfold(sizes: Sizes, absent: dict[str, list[str]]) -> Contender:
@@ -75,6 +70,7 @@ def taskfold(sizes: Sizes, absent: dict[str, list[str]]) -> Contender:
         rate_notes=(
             "in nats-server, which syncs every message",
             "over HTTP, where a peer's client speaks with its broker itself",
+            WHAT_THEY_ARE,
             *left_out,
         ),
         calm_note="its client is answered when the task ends",

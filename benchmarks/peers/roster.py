@@ -1,7 +1,7 @@
 """Who the peers are, how their workers are started, and what is said beside their figures.
 
-The one rule: what a peer does and does not do is said as its own documentation has it, settings that differ
-from its defaults too.
+The one rule: what a peer does and does not do is said as the documentation or the code of the version that
+is locked has it, settings that differ from its defaults too.
 """
 
 from typing import Final
@@ -44,8 +44,9 @@ PEERS: Final = (
         store="the same nats-server as Taskfold, which syncs every message",
         worker=("taskiq", "worker", "benchmarks.peers.taskiq_app:broker", "--workers", "1"),
         told="asks the object store every 5 ms",
-        kept="the result, and no history",
-        crash="a task is acknowledged once its result is kept, else delivered anew after 30 s",
+        kept="the task and its result, both without end by default, and no history",
+        crash="by default a task is acknowledged once its result is saved; after 30 s without that it is "
+        "delivered anew, also while it still runs",
     ),
     Peer(
         name="saq",
@@ -56,7 +57,8 @@ PEERS: Final = (
         worker=("saq", "benchmarks.peers.saq_app.settings"),
         told="is told over pub/sub",
         kept="the job as it ended, for 10 minutes by default, and no history",
-        crash="a job over its timeout is swept, and tried again if it has retries (here 5; by default 0)",
+        crash="a job over its timeout (10 s by default) is swept, once a minute, and tried again if it has "
+        "attempts left (here 5 in all; by default 1)",
     ),
     Peer(
         name="arq",
@@ -67,7 +69,8 @@ PEERS: Final = (
         worker=("arq", "benchmarks.peers.arq_app.Worker"),
         told="asks every 5 ms; its worker looks for work as often, by default every 500 ms",
         kept="the result, for an hour by default, and no history",
-        crash="a job of a dead worker runs again once it is over its timeout, up to 5 times by default",
+        crash="a job of a dead worker runs again 10 s after the longest timeout is over, by default "
+        "5 minutes, and at most 5 times in all",
     ),
     Peer(
         name="celery",
@@ -78,7 +81,8 @@ PEERS: Final = (
         worker=("celery", "--app", "benchmarks.peers.celery_app", "worker"),
         told="is told over pub/sub",
         kept="the result, for a day by default; its events, where they are on, are sent and not kept",
-        crash="with acks_late, which is not its default, a task is delivered anew after an hour",
+        crash="with acks_late, which is not its default, a task is delivered anew after its visibility "
+        "timeout, an hour by default",
     ),
     Peer(
         name="procrastinate",
@@ -90,6 +94,7 @@ PEERS: Final = (
         worker=("procrastinate", "--app=benchmarks.peers.procrastinate_app.app", "worker"),
         told="asks for the status every 5 ms",
         kept="the job and the moments of its states, but no result: the job puts the picture into a table",
-        crash="a stalled job is tried again by a periodic task that its user writes",
+        crash="a job whose worker's heartbeat has stopped is stalled, and stays so until a periodic "
+        "task that its user writes tries it again",
     ),
 )

@@ -242,6 +242,24 @@ def test_every_picture_is_there_with_its_words_and_every_table_has_a_caption(tmp
     assert read.captions == read.tables == 4
 
 
+def test_what_a_figure_is_made_up_of_is_drawn_and_said(tmp_path: Path) -> None:
+    made_up = replace(SUBMIT, name="profile", series="made up", parts={"event loop": 0.9, "JSON": 0.4})
+
+    report.write(made(taken("profile", made_up)), tmp_path)
+
+    text = (tmp_path / "index.html").read_text()
+    assert ">made up of event loop 69%, JSON 31%<" in text
+    assert "event loop 69%, JSON 31%" in Page(text).alts["profile-made-up.png"]
+
+
+def test_every_set_of_figures_can_be_gone_to_from_the_top() -> None:
+    text = page.page(REPORT)
+
+    for each in REPORT.results:
+        assert f'<a href="#{each.name}">{each.name}</a>' in text
+        assert f'<h2 id="{each.name}">' in text
+
+
 def test_the_same_report_makes_the_same_files(tmp_path: Path) -> None:
     folders = tmp_path / "one", tmp_path / "other"
     for folder in folders:
