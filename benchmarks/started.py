@@ -1,6 +1,7 @@
 """How long a task waits when nothing else does: the server's own times of its events."""
 
 import asyncio
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -10,9 +11,9 @@ from benchmarks.client import Connection, get, post
 from benchmarks.measure import MILLISECONDS, Figure, Samples, spread
 from benchmarks.rig import Bench, Rig
 from benchmarks.submit import PATH
+from benchmarks.throughput import SYNCS
 from schemas.subjects import TASKS
 from services.bus.connection import Bus
-from services.bus.stored import from_direct_get
 from services.gpusim.model import Options, ProfileName
 
 COUNT: Final = 40
@@ -20,6 +21,8 @@ IDLE_S: Final = 0.03
 WARM_UP: Final = 10
 MOST_MS: Final = 3.0
 RARELY_MS: Final = 10.0
+JUDGED: Final = "default"
+"""How often the server syncs where the time is judged; with every write synced it is the disk's."""
 BODY: Final = msgspec.json.encode({"prompt": "a red fox", "width": 64, "height": 64, "steps": 1})
 
 Moments = dict[str, float]
@@ -27,7 +30,11 @@ Moments = dict[str, float]
 
 
 async def measure(bench: Bench) -> list[Figure]:
-    async with bench.rig() as rig:
+    return [await _taken(bench, sync) for sync in SYNCS]
+
+
+async def _taken(bench: Bench, sync: str) -> Figure:
+    async with bench.rig(nats_sync=sync) as rig:
         await floors.prepare(rig.bus)
         floor_url = await rig.beside("benchmarks.floors", "submit", rig.settings.bus_url)
         await rig.beside("benchmarks.floors", "work", rig.settings.bus_url)
@@ -51,17 +58,19 @@ async def measure(bench: Bench) -> list[Figure]:
             floor_runs, our_runs = await bench.in_turns(take_floor, take_ours)
     done = spread([ends])
     figure = Figure(
-        name="started",
+        name=f"started, {SYNCS[sync]}",
         what="submitted to TaskStarted, both stored, nothing else runs",
         floor_what="a worker that waits in a pull, and publishes at once",
         unit=MILLISECONDS,
         ours=spread(our_runs),
         floor=spread(floor_runs),
-        target=f"p50 under {MOST_MS:g} ms, p99 under {RARELY_MS:g} ms",
         notes=(f"submitted to TaskDone, with an instant GPU: p50 {done.p50:.1f}, p99 {done.p99:.1f} ms",),
     )
+    if sync != JUDGED:
+        return figure
     met = figure.ours.p50 < MOST_MS and figure.ours.p99 < RARELY_MS
-    return [msgspec.structs.replace(figure, met=met)]
+    target = f"p50 under {MOST_MS:g} ms, p99 under {RARELY_MS:g} ms"
+    return msgspec.structs.replace(figure, target=target, met=met)
 
 
 async def _our_task(rig: Rig, connection: Connection) -> Moments:
@@ -89,8 +98,15 @@ async def _moments(bus: Bus, stream: str, subjects: str, last: str) -> Moments:
     async with asyncio.timeout(30):
         while True:
             await asyncio.sleep(IDLE_S)
-            stored = map(from_direct_get, await bus.gather(f"$JS.API.DIRECT.GET.{stream}", request))
-            moments = {each.subject.rpartition(".")[2]: each.at.timestamp() for each in stored}
+            answers = await bus.gather(f"$JS.API.DIRECT.GET.{stream}", request)
+            # As the server writes it, since Taskfold cuts times to the millisecond.
+            heads = [answer.headers or {} for answer in answers]
+            moments = {
+                head["Nats-Subject"].rpartition(".")[2]: datetime.fromisoformat(
+                    head["Nats-Time-Stamp"]
+                ).timestamp()
+                for head in heads
+            }
             if last in moments:
                 return moments
 

@@ -83,7 +83,7 @@ def give_up(line: str) -> NoReturn:
 
 
 def settle_garbage() -> None:
-    """Keep the collector from scanning, at thousands of open streams, what start-up has built."""
+    """Keep the collector from scanning what start-up has built, and from looking too often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)

@@ -8,7 +8,7 @@ import aiohttp
 import structlog
 
 from schemas.ids import slug
-from services import clock, supervision
+from services import clock, process, supervision
 from services.artifacts import ArtifactStore
 from services.bus.connection import Bus
 from services.bus.tasklog import TaskLog
@@ -21,7 +21,6 @@ from services.dispatcher.loop import Loop, Parts
 from services.dispatcher.recording import Recorder
 from services.dispatcher.registry import Registry
 from services.leases import Leases
-from services.process import background, unless
 from services.settings import Settings
 
 log = structlog.get_logger()
@@ -35,6 +34,7 @@ def new_name() -> str:
 async def announce(leases: Leases, name: str) -> None:
     """Say that the work begins: before it knows the leases, a dispatcher takes nothing."""
     await leases.known.wait()
+    process.settle_garbage()
     supervision.ready(f"dispatches as {name}")
 
 
@@ -63,13 +63,13 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Dispatch until ``stop``, then drain."""
     name = new_name()
     bus = Bus(settings.bus_url, f"taskfold dispatcher {name}")
-    if not await unless(stop, bus.connect()):
+    if not await process.unless(stop, bus.connect()):
         return
     log.info("dispatcher.started", name=name, nats=settings.bus_url)
     try:
         async with session() as http:
             parts = _wired(bus, http, settings, name)
-            async with background(announce(parts.leases, name)):
+            async with process.background(announce(parts.leases, name)):
                 await Loop(parts).run(stop)
     finally:
         await bus.close()
