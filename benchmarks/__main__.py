@@ -107,7 +107,7 @@ def main(only: tuple[str, ...], runs: int, size: float, *, full: bool, save: boo
         raise SystemExit(130) from None
     _compare(report)
     if save:
-        print(f"\nwritten to {kept.write(report, report.taken_at[:10]).relative_to(ROOT)}")
+        print(f"\nwritten to {kept.save(report).relative_to(ROOT)}")
     if any(figure.faults for taken in report.results for figure in taken.figures):
         raise SystemExit(1)
 
@@ -120,7 +120,7 @@ async def _all(names: tuple[str, ...], runs: int, size: float) -> Report:
         here = machine.describe(folder)
         _introduce(here, runs)
         taken_at = clock.now().isoformat(timespec="seconds")
-        report = Report(taken_at=taken_at, machine=here, runs=runs, size=size, results=[])
+        report = Report(taken_at=taken_at, machine=here, results=[])
         async with aiohttp.ClientSession() as http:
             bench = Bench(folder, http, runs, size)
             for each in names:
@@ -145,7 +145,8 @@ async def _take(bench: Bench, name: str) -> Taken:
         others_share=round(noise.share(), 3),
         took_s=round(time.monotonic() - began, 1),
         syncs=tuple(sorted(bench.syncs)),
-        by_size=bench.by_size,
+        runs=bench.runs,
+        size=bench.size if bench.by_size else None,
         figures=figures,
     )
     for figure in figures:

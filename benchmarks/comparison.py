@@ -32,27 +32,22 @@ class Change(Struct, frozen=True, kw_only=True):
 
 
 def compare(now: Report, then: Report) -> list[Change]:
-    """Compare the figures that both have, in the order of the run.
-
-    Where the sizes differ, only those that do not depend on it; the run of now says which these are.
-    """
+    """Compare the figures that both have at the same size, in the order of the run."""
     here = _place(now.machine) == _place(then.machine)
     before = {taken.name: taken for taken in then.results}
     return [
         change
         for taken in now.results
-        if taken.name in before and (now.size == then.size or not taken.by_size)
-        for change in _changes(taken, before[taken.name], here=here)
+        if (old := before.get(taken.name)) and taken.size == old.size
+        for change in _changes(taken, old, here=here)
     ]
 
 
 def text(now: Report, then: Report) -> str:
     """Write the comparison as a few lines."""
     title = f"compared with {then.taken_at[:10]} (commit {then.machine.commit}), now over then"
-    if now.size != then.size:
-        title += f"; that was of size {then.size:g}, so only figures compare that do not depend on it"
     if not (changes := compare(now, then)):
-        return f"not {title}; there is no such figure in both"
+        return f"not {title}: no figure is in both at the same size"
     if _place(now.machine) != _place(then.machine):
         title += f"; that was another machine ({then.machine.machine}), so only ratios to floors compare"
     return "\n".join([title, _line(*_HEADINGS), *map(_row, changes)])

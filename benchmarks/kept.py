@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from benchmarks.machine import Machine
 from benchmarks.measure import Figure
@@ -23,8 +24,8 @@ _DATED: Final = "????-??-??.json"
 class Taken(Struct, frozen=True, kw_only=True):
     """Figures that were taken together under a name, and the noise at that time.
 
-    ``syncs``: how often the servers wrote to the disk, as the setting ``nats_sync`` says it. ``by_size``:
-    whether they depend on the size of the report.
+    ``syncs``: how often the servers wrote to the disk, as the setting ``nats_sync`` says it. ``size``: at
+    which part of their full size, None where they have none.
     """
 
     name: str
@@ -32,24 +33,24 @@ class Taken(Struct, frozen=True, kw_only=True):
     others_share: float
     took_s: float
     syncs: tuple[str, ...]
-    by_size: bool = True
+    runs: int
+    size: float | None
     figures: list[Figure]
+
+    @property
+    def command(self) -> str:
+        """Give the command that takes these figures as they were taken here."""
+        runs = f" --runs {self.runs}" if self.runs != RUNS else ""
+        size = f" --size {self.size:g}" if self.size not in (None, SIZE) else ""
+        return f"python -m benchmarks --only {self.name}{runs}{size}"
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """One run of the benchmarks."""
+    """What was taken of one commit on one machine; ``taken_at`` is when the last of it was begun."""
 
     taken_at: str
     machine: Machine
-    runs: int
-    size: float
     results: list[Taken]
-
-    def command(self, taken: Taken) -> str:
-        """Give the command that takes these figures as they were taken here."""
-        runs = f" --runs {self.runs}" if self.runs != RUNS else ""
-        size = f" --size {self.size:g}" if taken.by_size and self.size != SIZE else ""
-        return f"python -m benchmarks --only {taken.name}{runs}{size}"
 
 
 def write(report: Report, name: str, folder: Path = RESULTS) -> Path:
@@ -60,11 +61,22 @@ def write(report: Report, name: str, folder: Path = RESULTS) -> Path:
     return path
 
 
+def save(report: Report, folder: Path = RESULTS) -> Path:
+    """Keep a report under its date, beside what was taken there of the same commit on that day."""
+    day = report.taken_at[:10]
+    earlier = read(folder / f"{day}.json")
+    if earlier and earlier.machine == report.machine:
+        anew = {taken.name: taken for taken in report.results}
+        kept = [anew.pop(taken.name, taken) for taken in earlier.results]
+        report = replace(report, results=[*kept, *anew.values()])
+    return write(report, day, folder)
+
+
 def read(path: Path) -> Report | None:
-    """Read a report; None where an older version of the benchmarks wrote it in another form."""
+    """Read a report; None where there is none, or an older version wrote it in another form."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Report)
-    except msgspec.DecodeError:
+    except (FileNotFoundError, msgspec.DecodeError):
         return None
 
 

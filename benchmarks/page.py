@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Final
 
-from benchmarks.kept import Report, Taken
+from benchmarks.kept import SIZE, Report, Taken
 from benchmarks.measure import Figure, Spread, written
 
 RATIOS: Final = "ratios.png"
@@ -55,7 +55,7 @@ def page(report: Report) -> str:
         _about(report),
         _contents(report),
         *_overview(floored(report)),
-        *(_section(report, taken) for taken in report.results),
+        *(_section(taken) for taken in report.results),
         "</main>\n</body>\n</html>\n",
     ]
     return "\n".join(parts)
@@ -92,8 +92,6 @@ def _about(report: Report) -> str:
         "store": f"on {here.file_system}",
         "versions": versions,
         "commit": here.commit,
-        "runs of each figure": f"{report.runs}, floor and ours in turns",
-        "size of the large figures": f"{report.size:g} of the full one",
     }
     lines = "\n".join(
         f'<tr><th scope="row">{name}</th><td class="words">{escape(text)}</td></tr>'
@@ -122,20 +120,25 @@ def _aim(figure: Figure) -> str:
     return "" if figure.ratio_target is None else f" (target {figure.ratio_target:g})"
 
 
-def _section(report: Report, taken: Taken) -> str:
+def _section(taken: Taken) -> str:
     name = escape(taken.name)
     drawn = [_picture(file, _said(figures)) for file, figures in pictures(taken).items()]
     bodies = "\n".join(_body(figure) for figure in taken.figures)
     headings = "".join(f'<th scope="col">{heading}</th>' for heading in _HEADINGS)
-    caption = _stay(f"{taken.name}, all runs together; {_noise(taken)}")
+    caption = _stay(f"{taken.name}, {_how(taken)}; {_noise(taken)}")
     table = (
         f'<div class="wide" tabindex="0"><table>\n<caption>{caption}</caption>\n'
         f'<thead><tr><th scope="col" class="words">figure</th>{headings}'
         '<th scope="col" class="words">target</th></tr></thead>\n'
         f"{bodies}\n</table></div>"
     )
-    command = f"<p><code>{escape(report.command(taken))}</code></p>"
+    command = f"<p><code>{escape(taken.command)}</code></p>"
     return "\n".join([f'<h2 id="{_slug(taken.name)}">{name}</h2>', command, *drawn, table])
+
+
+def _how(taken: Taken) -> str:
+    runs = "one run" if taken.runs == 1 else f"{taken.runs} runs together, floor and ours in turns"
+    return runs if taken.size in (None, SIZE) else f"{runs}, at {taken.size:g} of its full size"
 
 
 def _noise(taken: Taken) -> str:

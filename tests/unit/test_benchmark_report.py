@@ -59,14 +59,14 @@ def taken(name: str, *figures: Figure, syncs: tuple[str, ...] = ("always",)) -> 
         others_share=0.03,
         took_s=12.0,
         syncs=syncs,
+        runs=3,
+        size=1.0,
         figures=list(figures),
     )
 
 
 def made(*results: Taken) -> Report:
-    return Report(
-        taken_at="2026-11-24T12:00:00+00:00", machine=MACHINE, runs=3, size=1.0, results=list(results)
-    )
+    return Report(taken_at="2026-11-24T12:00:00+00:00", machine=MACHINE, results=list(results))
 
 
 REPORT = made(
@@ -127,12 +127,14 @@ def test_results_of_another_form_are_nothing(tmp_path: Path, text: str) -> None:
 
 
 def test_a_command_says_what_is_not_usual() -> None:
-    usual, small = REPORT, replace(REPORT, runs=1, size=0.05)
+    usual = REPORT.results[0]
 
-    assert usual.command(usual.results[0]) == "python -m benchmarks --only submit"
-    assert small.command(small.results[0]) == "python -m benchmarks --only submit --runs 1 --size 0.05"
-    any_size = replace(small.results[0], by_size=False)
-    assert small.command(any_size) == "python -m benchmarks --only submit --runs 1"
+    assert usual.command == "python -m benchmarks --only submit"
+    assert (
+        replace(usual, runs=1, size=0.05).command
+        == "python -m benchmarks --only submit --runs 1 --size 0.05"
+    )
+    assert replace(usual, runs=1, size=None).command == "python -m benchmarks --only submit --runs 1"
 
 
 @pytest.mark.parametrize(
@@ -174,13 +176,24 @@ def test_of_another_sync_only_ratios_to_floors_compare() -> None:
     assert (change.p50, change.ratio) == (None, 1)
 
 
-def test_of_another_size_only_what_does_not_depend_on_it_compares() -> None:
-    small = replace(REPORT, size=0.1)
-    now = made(replace(REPORT.results[0], by_size=False), *REPORT.results[1:])
+def test_of_another_size_nothing_compares() -> None:
+    first, *others = REPORT.results
+    small = made(replace(first, size=0.1), *others)
 
-    assert [change.name for change in comparison.compare(now, small)] == ["submit"]
-    assert "size 0.1" in comparison.text(now, small)
-    assert comparison.compare(REPORT, small) == []
+    assert [change.name for change in comparison.compare(REPORT, small)][:1] == ["throughput"]
+    assert comparison.compare(REPORT, made(replace(first, size=None))) == []
+
+
+def test_what_is_saved_on_one_day_of_one_commit_is_kept_together(tmp_path: Path) -> None:
+    first, second, _ = REPORT.results
+    kept.save(made(first, second), tmp_path)
+    anew, more = replace(first, took_s=99.0), taken("peers", SUBMIT)
+    path = kept.save(made(more, anew), tmp_path)
+
+    assert path.name == "2026-11-24.json"
+    assert kept.read(path) == made(anew, second, more)
+    other = replace(made(more), machine=replace(MACHINE, commit="another"))
+    assert kept.read(kept.save(other, tmp_path)) == other
 
 
 def test_a_figure_that_was_not_there_or_was_nothing_does_not_compare() -> None:
@@ -188,7 +201,7 @@ def test_a_figure_that_was_not_there_or_was_nothing_does_not_compare() -> None:
     then = made(taken("throughput", nothing), taken("older", SUBMIT))
 
     assert comparison.compare(REPORT, then) == []
-    assert "no such figure in both" in comparison.text(REPORT, then)
+    assert "no figure is in both" in comparison.text(REPORT, then)
 
 
 def test_a_comparison_reads_as_a_table() -> None:
@@ -208,7 +221,7 @@ def test_a_page_has_every_figure_with_its_command_its_target_and_whether_it_was_
     text = (tmp_path / "index.html").read_text()
     for each in REPORT.results:
         section = text.partition(f'<h2 id="{each.name}">')[2].partition("<h2")[0]
-        assert f"<code>{REPORT.command(each)}</code>" in section
+        assert f"<code>{each.command}</code>" in section
         for figure in each.figures:
             assert f"<strong>{figure.name}</strong> ({figure.unit})" in section
             assert (figure.target or "none") in section
