@@ -31,6 +31,8 @@ from schemas.subjects import Address, Lane
 from schemas.task import Task, fold
 
 T0 = datetime(2026, 11, 24, 9, tzinfo=UTC)
+ENDLESS: dict[str, Any] = {"start_deadline": None, "deadline": None}
+"""Of a task that a process sees: its clock goes on, and by that all else here is long over time."""
 TASK = TaskId("0199d4e8-7c1a-7000-8000-0123456789ab")
 OTHER = TaskId("0199d4e8-7c1a-7000-8000-ba9876543210")
 GPU = BackendId("image-1")

@@ -16,7 +16,7 @@ from schemas.requests import AnySubmission, InBatch, Priority, SpeechRequest
 from schemas.subjects import Address, Lane
 from services import clock
 from tests.api import Rig
-from tests.builders import image, picture, speech
+from tests.builders import ENDLESS, image, picture, speech
 
 BATCH: Final = BatchId("0199d4e8-7c1a-7000-9000-000000000001")
 _STATUS: Final = {
@@ -122,6 +122,7 @@ def _story(its: Life) -> list[TaskEvent]:
 
 def _submission(its: Life) -> AnySubmission:
     common: dict[str, Any] = {  # Any: members of a submission
+        **ENDLESS,
         "user": its.user,
         "tags": (its.tag, "all"),
         "tenant": its.tenant,

@@ -14,7 +14,7 @@ from schemas.ids import BackendId, TaskId
 from schemas.subjects import TASKS, Address, Lane
 from services import clock
 from tests.acceptance.conftest import MakeCluster
-from tests.builders import image
+from tests.builders import ENDLESS, image
 from tests.cluster import PATIENCE_S, Cluster, Json, eventually
 
 MANY = 3400
@@ -40,7 +40,7 @@ async def filled(cluster: Cluster, tasks: int = MANY) -> list[TaskId]:
     """Put finished tasks into the log, and wait until they can be read."""
     ids = [clock.new_task_id() for _ in range(tasks)]
     stories = (
-        TaskSubmitted(submission=image()),
+        TaskSubmitted(submission=image(**ENDLESS)),
         TaskStarted(attempt=1, backend=BackendId("image-1"), dispatcher="test"),
         TaskFailed(error=TaskError(code="boom", message="it broke")),
     )
@@ -55,7 +55,7 @@ async def filled(cluster: Cluster, tasks: int = MANY) -> list[TaskId]:
 
 
 def _last() -> tuple[str, bytes]:
-    event = TaskSubmitted(submission=image())
+    event = TaskSubmitted(submission=image(**ENDLESS))
     address = Address(Lane("image", "any", "normal", 0), clock.new_task_id())
     return address.subject(TaskSubmitted), events.encode(event)
 

@@ -382,7 +382,8 @@ async def test_the_place_in_a_long_line_is_found_without_counting_it(
             event = TaskSubmitted(submission=image(deadline=None, start_deadline=None))
             await rig.tasklog.append(Address(LANE, task_id), event, expected=0, patience_s=5)
         far = await stands(rig, ids[-1], len(ids), "waiting_for_slot", foretold=True)
-        for number in (1, MOST_COUNTED - 1, MOST_COUNTED, MOST_COUNTED + 1, MOST, MOST + 1):
+        near_marks = [n * MOST_COUNTED + step for n in (1, 2) for step in (-1, 0, 1, 2)]
+        for number in (1, *near_marks, MOST, MOST + 1):
             await stands(rig, ids[number - 1], number, "waiting_for_slot", foretold=True)
         near = await stands(rig, ids[0], 1, "waiting_for_slot", foretold=True)
         assert seconds_from(datetime.fromisoformat(near["eta_at"]), far) == pytest.approx(
