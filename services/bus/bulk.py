@@ -1,4 +1,4 @@
-"""Following a stream in bulk: for whoever reads millions of messages and wants nothing of their headers.
+"""Following a stream for whoever reads all of it and wants nothing of its headers: the projector.
 
 The one rule: what arrives is the same as by ``Follower``, but that headers are left unread. The client
 parses a message in 15 µs and hands it over by a queue and a task; here it is cut out of what was received.
@@ -71,6 +71,10 @@ class _Client(Client):
         self.sinks: dict[bytes, Callable[[list[Cut]], None]] = {}
         self._ps = _Parser(self)
 
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        self.sinks.pop(b"%d" % sid, None)
+        super()._remove_sub(sid, max_msgs)
+
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
@@ -96,7 +100,6 @@ class BulkBus(Bus):
 class BulkFollower(Follower):
     """Times are cut to the millisecond, in which everything is shown."""
 
-    _pull = 5000
     _bus: BulkBus
 
     async def _subscribe(self, inbox: str) -> Subscription:

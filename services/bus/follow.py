@@ -127,8 +127,9 @@ class Follower:
             try:
                 if self._asked <= self._pull:
                     await self._ask(consumer, inbox)
-                async with asyncio.timeout(_SILENCE_S):
-                    await self._arrived.wait()
+                if not self._arrived.is_set():
+                    async with asyncio.timeout(_SILENCE_S):
+                        await self._arrived.wait()
             except (TimeoutError, UnavailableError):
                 return
             self._arrived.clear()

@@ -54,6 +54,12 @@ class Progress(Struct, frozen=True, kw_only=True):
     sequence: int | None = None
 
 
+class _Follower(BulkFollower):
+    """Asks for more at a time, since nobody waits for any one of them."""
+
+    _pull = 5000
+
+
 def carry_over(building: Building, order: Order) -> int:
     """Fold what came before the log's first message anew; gives how far old events were dropped on purpose.
 
@@ -91,7 +97,7 @@ async def build(order: Order, tell: Callable[[Progress], None]) -> None:
     building = Building(Path(order.path), order.stream)
     pruned = carry_over(building, order)
     carried, of, told_at = building.events, 0, monotonic()
-    follower = BulkFollower(bus, TASKS, TASK_EVENTS, order.name, 1)
+    follower = _Follower(bus, TASKS, TASK_EVENTS, order.name, 1)
 
     async def fill() -> None:
         nonlocal of, told_at

@@ -31,14 +31,16 @@ class Folded(NamedTuple):
 
 def fold_into(database: sqlite3.Connection, told: list[Told], up_to: int) -> Folded:
     """Fold events and commit them with the checkpoint."""
-    fold = _fold_from(database, up_to)
-    for address, event in told:
-        if address is not None and fold.missing(event.task_id):
-            fold.remember(event.task_id, _load(database, event.task_id))
-        fold.apply(event, address)
-    if fold.erased:
-        database.execute("PRAGMA secure_delete=ON").fetchall()
-    in_transaction(database, (*written(fold), (writing.SET_CHECKPOINT, [(up_to, fold.ignored, up_to)])))
+    with transaction(database):  # also around what is read, each of which would else be one of its own
+        fold = _fold_from(database, up_to)
+        for address, event in told:
+            if address is not None and fold.missing(event.task_id):
+                fold.remember(event.task_id, _load(database, event.task_id))
+            fold.apply(event, address)
+        if fold.erased:
+            database.execute("PRAGMA secure_delete=ON").fetchall()
+        write(database, written(fold))
+        write(database, [(writing.SET_CHECKPOINT, [(up_to, fold.ignored, up_to)])])
     if fold.erased:
         database.execute("PRAGMA secure_delete=OFF").fetchall()
     return Folded(fold.ignored, bool(fold.erased))
@@ -62,10 +64,21 @@ def written(fold: Fold) -> Iterator[Statement]:
 
 
 def in_transaction(database: sqlite3.Connection, statements: Iterable[Statement]) -> None:
+    with transaction(database):
+        write(database, statements)
+
+
+def write(database: sqlite3.Connection, statements: Iterable[Statement]) -> None:
+    for statement, rows in statements:
+        database.executemany(statement, rows)
+
+
+@contextlib.contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """Commit what is done inside, or nothing of it."""
     database.execute("BEGIN IMMEDIATE")
     try:
-        for statement, rows in statements:
-            database.executemany(statement, rows)
+        yield
         database.execute("COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):

@@ -65,7 +65,7 @@ class TextFile:
         return database
 
     def add(self) -> int:
-        """Index the tasks that come next; how many there were."""
+        """Index the tasks that come next; how many there were, fewer than CHUNK if there are no more."""
         rows = self._model.execute(writing.PROMPTS_AFTER, (self.number, CHUNK)).fetchall()
         if not rows:
             return 0
@@ -76,6 +76,10 @@ class TextFile:
             self._text.execute(textindex.SET_INDEXED, (rows[-1][0],))
         self.number = rows[-1][0]
         return len(rows)
+
+    def advance(self) -> tuple[int, list[int]]:
+        """Index and take out what comes next, in one trip to the thread; gives what those two give."""
+        return self.add(), self.take_out(0)
 
     def take_out(self, after: int) -> list[int]:
         """Take out the next tasks that are to be forgotten; gives their numbers."""
@@ -168,7 +172,7 @@ async def fill(store: Store) -> None:
     file = None
     try:
         file = await worker.run(lambda: TextFile(store.path))
-        while await worker.run(file.add):
+        while await worker.run(file.add) == CHUNK:
             pass
     except (SpoiltError, sqlite3.Error, OSError) as error:
         log.warning("text.unusable", reason=str(error))  # made anew by who follows
@@ -225,9 +229,7 @@ class Indexer:
     async def _follow(self, file: TextFile, worker: _Worker) -> None:
         while True:
             self._store.applied.clear()
-            while await worker.run(file.add):
-                pass
-            if numbers := await self._taken_out(file, worker):
+            if numbers := await self._advance(file, worker):
                 await self._forget(file, worker, numbers)
             file.verify()
             if self._suspected:
@@ -238,9 +240,14 @@ class Indexer:
                     await self._store.applied.wait()
             await asyncio.sleep(_BREATH_S)
 
-    async def _taken_out(self, file: TextFile, worker: _Worker) -> list[int]:
-        numbers: list[int] = []
-        while some := await worker.run(file.take_out, numbers[-1] if numbers else 0):
+    async def _advance(self, file: TextFile, worker: _Worker) -> list[int]:
+        """Index all that there is; gives what was taken out."""
+        added, some = await worker.run(file.advance)
+        while added == CHUNK:
+            added = await worker.run(file.add)
+        numbers = some.copy()
+        while len(some) == CHUNK:
+            some = await worker.run(file.take_out, numbers[-1])
             numbers += some
         return numbers
 

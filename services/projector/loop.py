@@ -14,8 +14,7 @@ import structlog
 from schemas import events, subjects, views
 from schemas.errors import UnavailableError
 from schemas.ids import TaskId
-from services.bus.connection import Bus
-from services.bus.follow import Follower
+from services.bus.bulk import BulkBus, BulkFollower
 from services.bus.stored import Stored
 from services.process import background
 from services.projector.copies import keep_copied, tidy
@@ -42,7 +41,7 @@ class Projector:
 
     def __init__(
         self,
-        bus: Bus,
+        bus: BulkBus,
         url: str,
         path: Path,
         name: str,
@@ -132,14 +131,13 @@ class Projector:
     async def _fold(self, store: Store, checkpoint: Checkpoint) -> None:
         follower = self._rebuilder.follower(checkpoint.sequence + 1)
         async for batch in follower.batches():
-            await store.verify_in_place()
             if ignored := await store.apply(batch):
                 log.warning("events.ignored", count=ignored, up_to=batch[-1].sequence)
             await self._announce()
             await asyncio.sleep(BREATH_S)
 
     async def _fold_progress(self, store: Store) -> None:
-        follower = Follower(self._bus, subjects.PROGRESS, "progress.*", f"progress-{self._name}")
+        follower = BulkFollower(self._bus, subjects.PROGRESS, "progress.*", f"progress-{self._name}")
         async for batch in follower.batches():
             await store.apply_progress([row for stored in batch if (row := _progress_row(stored))])
             await self._announce()

@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from services import clock, supervision
-from services.bus.connection import Bus
+from services.bus.bulk import BulkBus
 from services.process import StartError, background, unless
 from services.projector.loop import TICK_S, Projector
 from services.settings import Settings
@@ -31,7 +31,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     except OSError as error:
         raise StartError(f"cannot make the data folder {path.parent}: {error.strerror}") from error
     name = clock.new_name()[:8]
-    bus = Bus(settings.bus_url, f"taskfold projector {name}")
+    bus = BulkBus(settings.bus_url, f"taskfold projector {name}")
     if not await unless(stop, bus.connect()):
         return
     log.info("projector.started", readmodel=str(path))

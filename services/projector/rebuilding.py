@@ -14,8 +14,8 @@ from schemas import subjects
 from schemas.errors import UnavailableError
 from schemas.rebuilds import Phase
 from services import clock
-from services.bus.connection import ApiError, Bus
-from services.bus.follow import Follower
+from services.bus.bulk import BulkBus, BulkFollower
+from services.bus.connection import ApiError
 from services.bus.streams import StreamInfo, stream_info
 from services.process import background
 from services.projector import indexer
@@ -35,7 +35,7 @@ RETRY_S = 0.5
 class Rebuilder:
     """``url``: where the server is for a process of its own."""
 
-    def __init__(self, bus: Bus, url: str, path: Path, name: str, rebuilds: Rebuilds) -> None:
+    def __init__(self, bus: BulkBus, url: str, path: Path, name: str, rebuilds: Rebuilds) -> None:
         self._bus = bus
         self._url = url
         self._path = path
@@ -52,9 +52,9 @@ class Rebuilder:
                 log.debug("stream.waiting", error=str(error))
                 await asyncio.sleep(RETRY_S)
 
-    def follower(self, start: int) -> Follower:
+    def follower(self, start: int) -> BulkFollower:
         name = f"projector-{self._name}"
-        return Follower(self._bus, subjects.TASKS, subjects.TASK_EVENTS, name, start)
+        return BulkFollower(self._bus, subjects.TASKS, subjects.TASK_EVENTS, name, start)
 
     async def make(self) -> None:
         """Put a read model in place where there is none that could be served."""

@@ -5,6 +5,7 @@ The one rule: rows and checkpoint are committed together, in one hop to the writ
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
@@ -22,7 +23,8 @@ from services.projector.pruning import drop_finished
 
 T = TypeVar("T")
 
-CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
+CHECKPOINT_FRAMES: Final = 1000
+"""So many changed pages are gathered in the write-ahead log before they are moved into the file."""
 SNAPSHOT: Final = ".snapshot"
 """Ends the name of the copy that outlives every file that it was made of."""
 
@@ -36,6 +38,10 @@ _PRAGMAS: Final = (
     "mmap_size=0",
     "wal_autocheckpoint=0",
 )
+
+
+# As SQLite writes a log: https://www.sqlite.org/fileformat2.html#walformat
+_WAL_HEAD, _FRAME_HEAD, _PAGE, _SALT_BYTES, _SALT_AT, _FRAME_SALT_AT = 32, 24, 4096, 8, 16, 8
 
 
 class UnusableError(TaskfoldError):
@@ -67,12 +73,16 @@ class Store:
         return Checkpoint(rows[0][0], rows[0][1])
 
     async def apply(self, batch: list[Stored]) -> int:
-        """Fold a batch and commit it with its checkpoint; how many events it ignored."""
+        """Fold a batch and commit it with its checkpoint; how many events it ignored.
+
+        UnusableError where the file is not as it was left.
+        """
         ignored = await self._hop(lambda db: self._fold_and_checkpoint(db, batch))
         self.applied.set()
         return ignored
 
     def _fold_and_checkpoint(self, database: sqlite3.Connection, batch: list[Stored]) -> int:
+        self._verify(database)
         told = [recorded(stored) for stored in batch]
         folded = fold_into(database, told, batch[-1].sequence)
         self._to_be_emptied = self._to_be_emptied or folded.erased
@@ -88,7 +98,7 @@ class Store:
             database.execute("PRAGMA busy_timeout = 0").fetchall()
             self._to_be_emptied = not self._checkpoint_file(database, "TRUNCATE")
             database.execute(f"PRAGMA {_BUSY_TIMEOUT}").fetchall()
-        elif _size(self._wal) > CHECKPOINT_BYTES:
+        elif _reaches(self._wal, CHECKPOINT_FRAMES):
             self._checkpoint_file(database, "PASSIVE")
 
     def _checkpoint_file(self, database: sqlite3.Connection, mode: str) -> bool:
@@ -172,11 +182,22 @@ def _signature(path: Path) -> tuple[int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _size(path: Path) -> int:
+def _reaches(wal: Path, frames: int) -> bool:
+    """Say whether a write-ahead log has so many frames.
+
+    Its size does not say that: once moved into the file it is written over from its beginning, since to
+    cut it off costs a sixth of all writing. But each time it has another salt, which its frames bear.
+    """
     try:
-        return path.stat().st_size
+        log = os.open(wal, os.O_RDONLY)
     except FileNotFoundError:
-        return 0
+        return False
+    try:
+        salt = os.pread(log, _SALT_BYTES, _SALT_AT)
+        frame = _WAL_HEAD + (frames - 1) * (_FRAME_HEAD + _PAGE)
+        return salt != b"" and os.pread(log, _SALT_BYTES, frame + _FRAME_SALT_AT) == salt
+    finally:
+        os.close(log)
 
 
 def put_in_place(built: Path, path: Path) -> None:
