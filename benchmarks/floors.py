@@ -23,7 +23,10 @@ from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from schemas import subjects
+from benchmarks.writer import LIMITS
+from schemas import envelope, events, intake, subjects
+from schemas.events import TaskSubmitted
+from schemas.requests import Kind
 from services import clock, process
 from services.api import server
 from services.bus.connection import Bus
@@ -72,6 +75,39 @@ async def submit(nats_url: str) -> None:
         await stream.publish(f"floor.{task_id}.submitted", msgspec.json.encode(data))
         headers = {"location": f"/tasks/{task_id}", "retry-after": "1"}
         return Response(Accepted(task_id), headers=headers)
+
+    await _serve(accept)
+
+
+async def guarded(nats_url: str) -> None:
+    """Do the same with the message that ours stores: its headers, its guard, in TASKS, for the projector.
+
+    Nothing is worked out for a request but ids and headers.
+    """
+    nc = await nats.connect(nats_url)
+    stream = nc.jetstream()
+    body = intake.flat(Kind.IMAGE, msgspec.to_builtins(Body("a red fox in the snow, early light")))
+    made = intake.submission(
+        body, now=clock.now(), seed=1, limits=LIMITS, tenant="default", fingerprint="0" * 64
+    )
+    event = TaskSubmitted(submission=made)
+    content = events.encode(event)
+    lane = subjects.Lane(made.kind, made.model, made.priority, 0)
+
+    @post("/submit", status_code=202)
+    async def accept(data: Body) -> Response[Accepted]:  # noqa: ARG001 - it is decoded for it
+        address = subjects.Address(lane, clock.new_task_id())
+        named = envelope.attributes(
+            event,
+            task_id=address.task_id,
+            event_id=clock.new_event_id(),
+            source="/floor",
+            at=clock.now(),
+        )
+        guard = envelope.guarded(0, address.guard)
+        await stream.publish(address.subject(TaskSubmitted), content, headers={**named, **guard})
+        headers = {"location": f"/tasks/{address.task_id}", "retry-after": "1"}
+        return Response(Accepted(address.task_id), headers=headers)
 
     await _serve(accept)
 
@@ -153,6 +189,7 @@ async def _serve(handler: HTTPRouteHandler) -> None:
 
 FLOORS: Final[dict[str, Callable[[str], Awaitable[Any]]]] = {  # Any: what they give is of no use
     "submit": submit,
+    "guarded": guarded,
     "status": status,
     "endpoint": endpoint,
     "follow": follow,

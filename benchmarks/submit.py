@@ -6,6 +6,7 @@ from itertools import repeat
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from benchmarks import floors
 from benchmarks.client import connected, post
@@ -18,6 +19,7 @@ BLOCK: Final = 50
 WARM_UP: Final = 400
 MOST: Final = 1.3
 FLOOR_WHAT: Final = "Litestar handler that awaits one publish"
+GUARDED_WHAT: Final = "that handler, with the message that ours stores"
 BODY: Final = msgspec.json.encode(
     {"prompt": "a red fox in the snow, early light", "width": 1024, "height": 1024, "steps": 20}
 )
@@ -25,32 +27,44 @@ PATH: Final = "/api/v1/image/async"
 
 
 async def measure(bench: Bench) -> list[Figure]:
-    async with both(bench) as (floor, ours), connected(floor.url) as one, connected(ours.url) as other:
+    """Compare with the least there is, and with what the server and the projector leave of that."""
+    figure = await _compared(bench, "submit", FLOOR_WHAT)
+    guarded = await _compared(bench, "guarded", GUARDED_WHAT)
+    figure = replace(figure, target=f"p50 at most {MOST:g} times its floor", ratio_target=MOST)
+    return [
+        replace(figure, met=(figure.ratio or 0) <= MOST),
+        replace(guarded, name="submit, guarded floor"),
+    ]
+
+
+async def _compared(bench: Bench, name: str, what: str) -> Figure:
+    async with (
+        both(bench, name) as (floor, ours),
+        connected(floor.url) as one,
+        connected(ours.url) as other,
+    ):
         await ask(one, floor, WARM_UP)
         await ask(other, ours, WARM_UP)
         floor_runs, our_runs = await bench.in_turns(
             lambda: ask(one, floor, BLOCK), lambda: ask(other, ours, BLOCK), BLOCKS
         )
-    figure = Figure(
+    return Figure(
         name="submit",
         what=f"POST {PATH}, one client",
-        floor_what=FLOOR_WHAT,
+        floor_what=what,
         unit=MILLISECONDS,
         ours=spread(our_runs),
         floor=spread(floor_runs),
-        target=f"p50 at most {MOST:g} times its floor",
-        ratio_target=MOST,
     )
-    return [msgspec.structs.replace(figure, met=(figure.ratio or 0) <= MOST)]
 
 
 @contextlib.asynccontextmanager
-async def both(bench: Bench) -> AsyncIterator[tuple[Server, Server]]:
-    """Start what takes submissions: the floor, and ours."""
+async def both(bench: Bench, name: str = "submit") -> AsyncIterator[tuple[Server, Server]]:
+    """Start what takes submissions: the floor of that name, and ours."""
     async with bench.rig(queue_limit=1_000_000) as rig:
         await floors.prepare(rig.bus)
-        floor_url = await rig.beside("benchmarks.floors", "submit", rig.settings.bus_url)
         await rig.start("projector", "api")
+        floor_url = await rig.beside("benchmarks.floors", name, rig.settings.bus_url)
         yield (
             Server(floor_url, repeat(post("/submit", BODY)), 202),
             Server(rig.url, repeat(post(PATH, BODY)), 202),

@@ -18,7 +18,7 @@ from services import clock
 from services.bus.connection import Bus
 from services.bus.tasklog import TaskLog
 
-_LIMITS: Final = Limits(
+LIMITS: Final = Limits(
     start_deadline_s=86_400, deadline_s=172_800, run_timeout_s=600, max_attempts=3, horizon_s=1_000_000
 )
 _BODY: Final = intake.flat(Kind.IMAGE, {"prompt": "written by somebody else", "model": "elsewhere"})
@@ -35,7 +35,7 @@ async def main(nats_url: str, rate: float) -> None:
     print("writes", flush=True)
     while True:
         made = intake.submission(
-            _BODY, now=clock.now(), seed=1, limits=_LIMITS, tenant="default", fingerprint="x"
+            _BODY, now=clock.now(), seed=1, limits=LIMITS, tenant="default", fingerprint="x"
         )
         address = Address(_LANE, clock.new_task_id())
         await tasklog.append(address, TaskSubmitted(submission=made), expected=0, patience_s=None)

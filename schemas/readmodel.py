@@ -134,7 +134,7 @@ GET_STATE: Final = "SELECT number, address, state FROM tasks WHERE task_id = ?"
 HISTORY_OF_TASK: Final = "SELECT wire FROM events WHERE number = ? ORDER BY sequence"
 
 # The api's side, each read well under a millisecond. The row of tenant '*' counts every tenant's.
-MOST_COUNTED: Final = 201
+MOST_COUNTED: Final = 50
 """How far the tasks before one in its line are counted, at about a tenth of a microsecond each."""
 STANDING: Final = f"""
        t.status, t.number, t.address, t.tenant, t.units, t.backend,
@@ -162,9 +162,22 @@ FIRST_IN_LINE: Final = """
 SELECT number, task_id, address, tenant, units, CASE status WHEN 'RETRYING' THEN state END
 FROM tasks WHERE kind = ? AND priority = ? AND status IN ('QUEUED', 'RETRYING') ORDER BY number LIMIT ?
 """
-IN_LINE: Final = """
-SELECT number FROM tasks
-WHERE kind = ? AND priority = ? AND status IN ('QUEUED', 'RETRYING') ORDER BY number
+# SQLite skips those between two marks, in a quarter of the time of reading all, and no thread waits for it.
+MARKS: Final = f"""
+WITH RECURSIVE marks(number) AS (
+    SELECT min(number) FROM tasks WHERE kind = ?1 AND priority = ?2 AND status IN ('QUEUED', 'RETRYING')
+    UNION ALL
+    SELECT (SELECT t.number FROM tasks t
+            WHERE t.kind = ?1 AND t.priority = ?2 AND t.status IN ('QUEUED', 'RETRYING')
+                  AND t.number > m.number
+            ORDER BY t.number LIMIT 1 OFFSET {MOST_COUNTED - 1})
+    FROM marks m WHERE m.number IS NOT NULL)
+SELECT number FROM marks WHERE number IS NOT NULL
+"""  # noqa: S608 - as above
+"""The first number in a line, and each that is MOST_COUNTED further on."""
+BETWEEN: Final = """
+SELECT count(*) FROM tasks
+WHERE kind = ? AND priority = ? AND status IN ('QUEUED', 'RETRYING') AND number >= ? AND number < ?
 """
 # The statuses of each kind, with the sequence that they are as of, even where there is none.
 COUNTS: Final = """

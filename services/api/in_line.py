@@ -18,7 +18,8 @@ from schemas.ids import TaskId
 from schemas.requests import Instant, Kind, Priority
 from schemas.subjects import Lane, address_of
 from schemas.task import Task
-from services.api.queries import ReadModel
+from services.api.hub import ENDLESS
+from services.api.queries import ReadModel, Row
 from services.bus.tasklog import Found
 from services.scheduling.outlook import MOST, Lineup, Waiting
 
@@ -117,11 +118,11 @@ def _times_of(task: Task) -> Times:
 
 
 class First(NamedTuple):
-    """The first in line of a kind. ``numbers`` by priority of all in that line."""
+    """The first in line of a kind. ``marks`` by priority, as of readmodel.MARKS."""
 
     lineup: Lineup
     task_ids: Sequence[TaskId]
-    numbers: Mapping[str, Sequence[int]]
+    marks: Mapping[str, Sequence[int]]
 
     def without(self, running: Container[TaskId]) -> "First":
         """Leave out who is known to run, though the read model does not know it yet."""
@@ -133,7 +134,7 @@ class First(NamedTuple):
         counts.subtract(Counter(task.lane.priority for task in self.lineup.first))
         counts.update(task.lane.priority for task, _ in left)
         lineup = replace(self.lineup, first=[task for task, _ in left], counts=counts)
-        return First(lineup, [task_id for _, task_id in left], self.numbers)
+        return First(lineup, [task_id for _, task_id in left], self.marks)
 
 
 async def first(model: ReadModel, kind: Kind, at: datetime) -> First:
@@ -141,13 +142,14 @@ async def first(model: ReadModel, kind: Kind, at: datetime) -> First:
     waiting: list[Waiting] = []
     task_ids: list[TaskId] = []
     counts: dict[str, int] = {}
-    numbers: dict[str, Sequence[int]] = {}
+    marks: dict[str, Sequence[int]] = {}
     for priority in Priority:
         room = MOST - len(waiting)
         rows = await model.page(readmodel.FIRST_IN_LINE, (kind, priority, room))
-        whole = rows if len(rows) < room else await model.page(readmodel.IN_LINE, (kind, priority))
-        numbers[priority] = [row[0] for row in whole]
-        counts[priority] = len(whole)
+        if len(rows) < room:
+            marks[priority], counts[priority] = _numbers(rows[:: readmodel.MOST_COUNTED]), len(rows)
+        else:
+            marks[priority], counts[priority] = await _long(model, kind, priority)
         for number, task_id, address, tenant, units, state in rows:
             due_s = _times(state).due_s(at) if state else 0.0
             lane = _lane(address.rpartition(".")[0])
@@ -157,4 +159,17 @@ async def first(model: ReadModel, kind: Kind, at: datetime) -> First:
     if len(waiting) < sum(counts.values()):
         rows = await model.page(readmodel.LANE_DEPTHS, ())
         lineup = replace(lineup, depths=dict(rows))
-    return First(lineup, task_ids, numbers)
+    return First(lineup, task_ids, marks)
+
+
+async def _long(model: ReadModel, kind: Kind, priority: Priority) -> tuple[Sequence[int], int]:
+    """Give the marks of a line that is not read as a whole, and how many are in it."""
+    marks = _numbers(await model.page(readmodel.MARKS, (kind, priority)))
+    if not marks:
+        return marks, 0
+    [(left,)] = await model.page(readmodel.BETWEEN, (kind, priority, marks[-1], ENDLESS))
+    return marks, readmodel.MOST_COUNTED * (len(marks) - 1) + left
+
+
+def _numbers(rows: Sequence[Row]) -> Sequence[int]:
+    return [row[0] for row in rows]

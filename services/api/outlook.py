@@ -1,12 +1,13 @@
 """Where tasks stand that have not ended, foretold anew again and again while anybody wants to know.
 
-The one rule: a position is counted as it is read; the future is laid out beside the reads, a little at a
-time, so that no read waits for it. Only who has just come to a short line is laid out as he asks.
+The one rule: a position is counted as it is read, far back from a place that was looked up a moment ago;
+the future is laid out beside the reads, a little at a time, so that no read waits for it. Only who has just
+come to a short line is laid out as he asks.
 """
 
 import asyncio
 import math
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -60,7 +61,7 @@ class _Look(Struct, frozen=True):
 
     at: datetime
     outlooks: dict[str, Outlook]
-    numbers: Mapping[str, Mapping[str, Sequence[int]]]
+    marks: Mapping[str, Mapping[str, Sequence[int]]]
     waiting: bool
 
     def seconds(self, at: datetime) -> float:
@@ -138,8 +139,8 @@ class Foresight:
                 await asyncio.sleep(0)
             self._note_all(outlook, first, at)
             outlooks[kind] = outlook
-        numbers = {str(kind): first.numbers for kind, first in firsts.items()}
-        return _Look(at, outlooks, numbers, any(first.task_ids for first in firsts.values()))
+        marks = {str(kind): first.marks for kind, first in firsts.items()}
+        return _Look(at, outlooks, marks, any(first.task_ids for first in firsts.values()))
 
     def _note_all(self, outlook: Outlook, first: First, at: datetime) -> None:
         for task, task_id in zip(first.lineup.first, first.task_ids, strict=True):
@@ -176,12 +177,17 @@ class Foresight:
         return standing(None, _shown(self._scheduled(task), now), Why.SCHEDULED)
 
     def _position(self, task: Facts) -> int | None:
-        """Count, or find the place among the numbers of a line that is too long to count."""
-        ahead = task.ahead
+        """Count from the head of the line, or from the last mark where that is too far."""
+        ahead, lane = task.ahead, task.lane
         if ahead is None or ahead < readmodel.MOST_COUNTED or self._look is None:
             return None if ahead is None else ahead + 1
-        numbers = self._look.numbers.get(task.lane.kind, {}).get(task.lane.priority, ())
-        return max(ahead, bisect_left(numbers, task.number)) + 1
+        marks = self._look.marks.get(lane.kind, {}).get(lane.priority, ())
+        last = bisect_right(marks, task.number) - 1
+        if last < 0:
+            return ahead + 1
+        row = self._model.row(readmodel.BETWEEN, lane.kind, lane.priority, marks[last], task.number)
+        since: int = row[0] if row else 0
+        return max(ahead, readmodel.MOST_COUNTED * last + since) + 1
 
     def _waiting(self, task: Facts, position: int | None, now: datetime) -> tuple[Why, datetime | None]:
         look, outlook = self._look, self._outlook(task.lane.kind)

@@ -169,6 +169,8 @@ class Submitter(Struct, frozen=True, kw_only=True):
 
     async def _checked(self, wishes: Sequence[Wish]) -> list[AnySubmission]:
         """Check all, some at a time; of several that are wrong the first is told."""
+        if len(wishes) == 1:  # a task of its own would cost it more than the checks do
+            return [await self._made(wishes[0])]
         submissions = list[AnySubmission]()
         for begin in range(0, len(wishes), _AT_ONCE):
             found = await asyncio.gather(
