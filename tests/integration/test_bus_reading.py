@@ -286,8 +286,13 @@ async def test_a_request_that_is_cancelled_as_its_answer_comes_is_cancelled(bus:
     await bus.subscribe("test.question", answer)
     asking = asyncio.create_task(bus.request("test.question"))
     await asked.wait()
-    (reply,) = bus.client()._resp_map.values()  # noqa: SLF001 - to be there in the very moment
-    reply.add_done_callback(lambda _: asking.cancel())
+    [(inbox, take)] = bus._handlers.items()  # noqa: SLF001 - to be there in the very moment
+
+    def take_and_cancel(message: Msg) -> None:
+        take(message)
+        asking.cancel()
+
+    bus._handlers[inbox] = take_and_cancel  # noqa: SLF001
     told.set()
 
     with pytest.raises(asyncio.CancelledError):
