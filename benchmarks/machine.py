@@ -97,7 +97,8 @@ def _nats_server() -> str:
 def _commit() -> str:
     """Name the commit, and say when the tree is not what was committed."""
     head = _said("git", "rev-parse", "--short=12", "HEAD") or "unknown"
-    changed = _said("git", "status", "--porcelain", "--", "schemas", "services", "benchmarks")
+    code = ("schemas", "services", "benchmarks", ":!benchmarks/results")
+    changed = _said("git", "status", "--porcelain", "--", *code)
     return f"{head} with changes" if changed else head
 
 
