@@ -10,6 +10,8 @@ from schemas.subjects import Lane
 from services.bus.streams import Depth
 from services.scheduling.situation import Line
 
+PATIENT_S: Final = 0.25
+BRIEF_S: Final = 0.02
 _WEIGHT_OF_NEW: Final = 0.2
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 2.0
@@ -32,6 +34,9 @@ class _Knowledge:
         self.since = now
         self.rests_until = 0.0
         self.pause_s = 0.0
+
+    def worth_a_pull(self, now: float) -> bool:
+        return (self.waiting > self.pulling or self.check) and self.rests_until <= now
 
 
 class Board:
@@ -68,17 +73,26 @@ class Board:
                 waited_s=now - known.since,
             )
             for lane, known in self._lanes.items()
-            if (known.waiting > known.pulling or known.check) and known.rests_until <= now
+            if known.worth_a_pull(now)
         ]
 
-    def take(self, lane: Lane, now: float) -> bool:
-        """Note that a pull begins; True when a ticket is expected, so that waiting for it is worth it."""
+    def take(self, lane: Lane, now: float) -> float:
+        """Note that a pull begins; gives the seconds that waiting for its ticket is worth.
+
+        None where none is expected, and few where other lanes of the kind have work: what was expected may
+        have been counted twice, by a hint and by the depth, and a GPU would stand idle meanwhile.
+        """
         known = self._of(lane, now)
         expected = known.waiting > known.pulling
         known.check = False
         known.pulling += 1
         known.since = now
-        return expected
+        if not expected:
+            return 0.0
+        others = any(
+            other.kind == lane.kind and found.worth_a_pull(now) for other, found in self._lanes.items()
+        )
+        return BRIEF_S if others else PATIENT_S
 
     def pulled(self, lane: Lane, now: float, *, found: bool) -> None:
         """Note how a pull ended."""

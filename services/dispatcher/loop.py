@@ -38,7 +38,6 @@ from services.settings import Settings
 log = structlog.get_logger()
 
 REFRESH_S: Final = 1.5
-PULL_WAIT_S: Final = 0.25
 LAST_WORDS_S: Final = 5.0
 ELSEWHERE_PAUSE: Final = timedelta(seconds=1)
 
@@ -145,7 +144,7 @@ class Loop:
         while choice := self._seating.choose(self._lines(), self._turns):
             self._turns.serve(choice.lane, choice.seconds)
             seat = self._seating.take(choice, self._turns.count)
-            wait_s = PULL_WAIT_S if self._board.take(choice.lane, _now()) else 0.0
+            wait_s = self._board.take(choice.lane, _now())
             self._spawn(self._serve(seat, choice, wait_s))
         for instance in self._registry.instances.values():
             for slot in instance.slots:
