@@ -141,8 +141,14 @@ def test_a_model_is_loaded_where_there_is_room_rather_than_in_place_of_another()
 
 def test_a_slot_stays_idle_for_a_faster_one_about_to_be_free() -> None:
     slow = gpu("slow", s=20.0)
-    assert where([line()], [slow, gpu("fast", 9.0, s=10.0)]) is None
+    assert where([line()], [slow, gpu("fast", 4.0, s=10.0)]) is None
     assert where([line()], [slow, gpu("fast", 11.0, s=10.0)]) == "slow"
+
+
+def test_no_slot_stays_idle_for_what_may_be_chance() -> None:
+    slow = gpu("slow", s=11.0)
+    assert where([line()], [slow, gpu("alike", 0.5, s=9.0)]) == "slow"
+    assert where([line()], [slow, gpu("alike", s=9.0)]) == "alike"
 
 
 def test_a_cold_model_is_loaded_once_its_warm_gpus_have_more_to_do_than_the_load() -> None:
@@ -158,13 +164,13 @@ def test_what_waits_for_a_warm_slot_lets_others_have_the_cold_one() -> None:
 
 
 def test_the_lines_before_take_the_busy_slots_first() -> None:
-    gpus = [gpu("slow", s=25.0, warm=("x", "y")), gpu("fast", 9.0, warm=("x", "y"))]
+    gpus = [gpu("slow", s=26.0, warm=("x", "y")), gpu("fast", 9.0, warm=("x", "y"))]
     assert where([line("y", "low")], gpus) is None
     assert where([line("x", "high", waiting=9), line("y", "low")], gpus) == "slow"
 
 
 def test_a_load_that_is_laid_out_serves_the_next_ticket_too() -> None:
-    gpus = [gpu("a", 1.0, warm=("y",), keeps=1), gpu("b", s=55.0, warm=("x",))]
+    gpus = [gpu("a", 1.0, warm=("y",), keeps=1), gpu("b", s=75.0, warm=("x",))]
     assert where([line("x", waiting=2)], gpus) is None
 
 
