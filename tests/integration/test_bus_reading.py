@@ -292,7 +292,7 @@ async def test_a_request_that_is_cancelled_as_its_answer_comes_is_cancelled(bus:
         take(message)
         asking.cancel()
 
-    bus._handlers[inbox] = take_and_cancel  # noqa: SLF001
+    bus._handlers[inbox] = take_and_cancel  # noqa: SLF001 - as above
     told.set()
 
     with pytest.raises(asyncio.CancelledError):
