@@ -19,6 +19,12 @@ from services.scheduling.situation import Gpu
 UNKNOWN_S: Final = 1.0
 """Seconds per unit of work where nothing has run yet."""
 
+SURELY: Final = 0.75
+"""A warm slot stays idle for one that should be done in less than this part of its time.
+
+By less than that, GPUs that are alike differ in what was learned of them, where tasks differ by a third.
+"""
+
 _WEIGHT_OF_NEW: Final = 0.3
 
 

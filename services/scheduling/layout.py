@@ -17,17 +17,12 @@ from typing import Final
 
 from schemas.events import Candidate
 from services.scheduling.deciding import Question, Reason, decision
-from services.scheduling.estimates import Estimates, after, again_s, is_cold, runs_as
+from services.scheduling.estimates import SURELY, Estimates, after, again_s, is_cold, runs_as
 from services.scheduling.fairness import Order
 from services.scheduling.situation import Choice, Gpu, Line
 
 NAME: Final = "least_expected_completion"
 MOST_PLACED: Final = 1000
-SURELY: Final = 0.75
-"""A warm slot stays idle for one that should be done in less than this part of its time.
-
-By less than that, GPUs that are alike differ in what was learned of them, where tasks differ by a third.
-"""
 
 
 class _Seat:

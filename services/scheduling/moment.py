@@ -1,9 +1,11 @@
 """What the future of a line depends on, and the GPUs' slots as work is laid on them.
 
-The one rule: a task goes where it should end first, as the estimates have it.
+The one rule: a task goes where the dispatchers would have it, as the estimates say: to the slot that is
+free first and has its model, unless it should surely end earlier somewhere else.
 """
 
 import heapq
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -15,7 +17,7 @@ from schemas.control import Pause
 from schemas.ids import ANY_MODEL
 from schemas.standing import Why
 from schemas.subjects import Lane
-from services.scheduling.estimates import Estimates, after, again_s, copies, runs_as
+from services.scheduling.estimates import SURELY, Estimates, after, again_s, copies, runs_as
 from services.scheduling.situation import Gpu
 
 
@@ -158,6 +160,7 @@ class Slots:
 
     def _soonest(self, model: str, units: float, ready_s: float) -> _Place | None:
         best: tuple[float, int, _Offer, Run] | None = None
+        first: tuple[float, int, _Offer, Run] | None = None
         for index, free in enumerate(self._free):
             offers = self._offers[index]
             offer = offers[model] if model in offers else self._offer(index, model)
@@ -165,9 +168,21 @@ class Slots:
                 continue
             start_s = max(free[0], ready_s)
             end_s = start_s + offer.load_s + units * offer.per_unit_s
-            if best is None or end_s + offer.lost_s < best[0]:
-                best = (end_s + offer.lost_s, index, offer, Run(start_s, end_s, offer.per_unit_s))
-        return _Place(*best[1:]) if best else None
+            cost_s = end_s + offer.lost_s
+            sooner = best is None or cost_s < best[0]
+            earlier = not offer.load_s and (
+                first is None or (start_s, cost_s) < (first[3].start_s, first[0])
+            )
+            if sooner or earlier:
+                place = (cost_s, index, offer, Run(start_s, end_s, offer.per_unit_s))
+                best = place if sooner else best
+                first = place if earlier else first
+        if best is None:
+            return None
+        start_s = first[3].start_s if first else math.inf
+        if first and start_s <= best[3].start_s and best[0] - start_s >= SURELY * (first[0] - start_s):
+            best = first
+        return _Place(*best[1:])
 
     def _offer(self, index: int, model: str) -> _Offer | None:
         gpu, warm, estimates = self._moment.gpus[index], self._warm[index], self._moment.estimates

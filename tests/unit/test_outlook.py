@@ -88,6 +88,18 @@ def test_a_slot_that_is_busy_is_free_when_it_should_be() -> None:
     assert ends(outlook(waiting(1), gpus=(gpu(free=(), rests_s=(7.0,)),))) == {1: 17}
 
 
+def test_no_gpu_is_waited_for_that_may_be_as_fast_by_chance() -> None:
+    def paced(name: str, unit_s: float, **members: Any) -> Gpu:  # Any: as above
+        return gpu(name, learned=Learned(seconds={"sdxl": unit_s}, warm=("sdxl",)), **members)
+
+    slow = paced("image-1", 1.1)
+    assert ends(outlook(waiting(1), gpus=(slow, paced("image-2", 0.9, free=(), rests_s=(0.5,))))) == {1: 11}
+    assert ends(outlook(waiting(1), gpus=(slow, paced("image-2", 0.9)))) == {1: 9}
+    assert ends(outlook(waiting(1), gpus=(slow, paced("image-2", 0.5, free=(), rests_s=(0.5,))))) == {
+        1: 5.5
+    }
+
+
 def test_a_cold_gpu_is_used_only_where_that_is_sooner() -> None:
     cold = gpu("image-2", "flux", "sdxl", keeps=2)
     made = outlook(*(waiting(n) for n in range(4)), gpus=(gpu(), cold))
