@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from services.bus.connection import Bus
 from services.gpusim import speech
@@ -15,6 +16,13 @@ from tests.speech import recognizer
 def _one_speech_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every simulated speech server in this process use the same real model."""
     monkeypatch.setattr(speech, "load", recognizer)
+
+
+@pytest.fixture(autouse=True)
+def _logs_of_its_own() -> Iterator[None]:
+    """Undo what a command that ran in this process has said of logs, or a later test would see none."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
