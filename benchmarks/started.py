@@ -14,6 +14,7 @@ from benchmarks.submit import PATH
 from benchmarks.throughput import SYNCS
 from schemas.subjects import TASKS
 from services.bus.connection import Bus
+from services.bus.stored import Stored, from_direct_get
 from services.gpusim.model import Options, ProfileName
 
 COUNT: Final = 40
@@ -98,17 +99,15 @@ async def _moments(bus: Bus, stream: str, subjects: str, last: str) -> Moments:
     async with asyncio.timeout(30):
         while True:
             await asyncio.sleep(IDLE_S)
-            answers = await bus.gather(f"$JS.API.DIRECT.GET.{stream}", request)
-            # As the server writes it, since Taskfold cuts times to the millisecond.
-            heads = [answer.headers or {} for answer in answers]
-            moments = {
-                head["Nats-Subject"].rpartition(".")[2]: datetime.fromisoformat(
-                    head["Nats-Time-Stamp"]
-                ).timestamp()
-                for head in heads
-            }
+            stored = map(from_direct_get, await bus.gather(f"$JS.API.DIRECT.GET.{stream}", request))
+            moments = {each.subject.rpartition(".")[2]: _exactly(each) for each in stored}
             if last in moments:
                 return moments
+
+
+def _exactly(stored: Stored) -> float:
+    """Give the server's own time, since Taskfold cuts it to the millisecond."""
+    return datetime.fromisoformat(stored.headers["Nats-Time-Stamp"]).timestamp()
 
 
 def _between(moments: Moments, token: str) -> float:
