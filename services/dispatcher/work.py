@@ -17,7 +17,7 @@ from services.artifacts import IncompleteError
 from services.bus.tasklog import LostRaceError, TaskLog
 from services.bus.tickets import Away, Ticket
 from services.dispatcher.decider import Again, End
-from services.dispatcher.instances import Seat
+from services.dispatcher.instances import Instance, Seat, Slot
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -33,10 +33,16 @@ class Work:
         self._log = tasklog
         self.ticket = ticket
         self.seat = seat
-        self.slot = seat.slot
-        self.instance = seat.instance
         self.task = Task(task_id=ticket.address.task_id)
         self.last = 0
+
+    @property
+    def slot(self) -> Slot:
+        return self.seat.slot
+
+    @property
+    def instance(self) -> Instance:
+        return self.seat.instance
 
     async def look(self) -> None:
         """Find out how the task is. A ticket that nobody can have acted on says it itself."""

@@ -39,8 +39,7 @@ def fold_into(database: sqlite3.Connection, told: list[Told], up_to: int) -> Fol
             fold.apply(event, address)
         if fold.erased:
             database.execute("PRAGMA secure_delete=ON").fetchall()
-        write(database, written(fold))
-        write(database, [(writing.SET_CHECKPOINT, [(up_to, fold.ignored, up_to)])])
+        write(database, (*written(fold), (writing.SET_CHECKPOINT, [(up_to, fold.ignored, up_to)])))
     if fold.erased:
         database.execute("PRAGMA secure_delete=OFF").fetchall()
     return Folded(fold.ignored, bool(fold.erased))

@@ -245,7 +245,7 @@ class Indexer:
         added, some = await worker.run(file.advance)
         while added == CHUNK:
             added = await worker.run(file.add)
-        numbers = some.copy()
+        numbers = some
         while len(some) == CHUNK:
             some = await worker.run(file.take_out, numbers[-1])
             numbers += some

@@ -19,10 +19,9 @@ from services.scheduling.situation import Gpu
 UNKNOWN_S: Final = 1.0
 """Seconds per unit of work where nothing has run yet."""
 
-SURELY: Final = 0.75
-"""A warm slot stays idle for one that should be done in less than this part of its time.
-
-By less than that, GPUs that are alike differ in what was learned of them, where tasks differ by a third.
+_SURELY: Final = 0.75
+"""By less than from this to all, GPUs that are alike differ in what was learned of them, where tasks differ
+by a third.
 """
 
 _WEIGHT_OF_NEW: Final = 0.3
@@ -145,6 +144,14 @@ def again_s(gpu: Gpu, load_s: float, warm: Sequence[str], there: Mapping[str, in
     if not load_s or len(warm) < gpu.keeps:
         return 0.0
     return load_s / max(1, there.get(warm[-1], 1))
+
+
+def worth_waiting(other_s: float, own_s: float, load_s: float = 0.0) -> bool:
+    """Say whether a free slot, which would be done in ``own_s``, stays idle for one that is in ``other_s``.
+
+    A warm one only where that is surely less, one that has a load of ``load_s`` to do first wherever it is.
+    """
+    return other_s < own_s * (1.0 if load_s else _SURELY)
 
 
 def learned(

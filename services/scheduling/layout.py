@@ -17,7 +17,7 @@ from typing import Final
 
 from schemas.events import Candidate
 from services.scheduling.deciding import Question, Reason, decision
-from services.scheduling.estimates import SURELY, Estimates, after, again_s, is_cold, runs_as
+from services.scheduling.estimates import Estimates, after, again_s, is_cold, runs_as, worth_waiting
 from services.scheduling.fairness import Order
 from services.scheduling.situation import Choice, Gpu, Line
 
@@ -44,9 +44,9 @@ class _Seat:
     def cost_s(self, units: float) -> float:
         return self.end_s(units) + self.lost_s
 
-    def given_up_for_s(self, units: float) -> float:
-        """Give the cost under which another, that is not free yet, is waited for in its place."""
-        return self.cost_s(units) * (1.0 if self.load_s else SURELY)
+    def waits_for(self, other: "_Seat", units: float) -> bool:
+        """Whether this one, which is free, is left idle for another that is not yet."""
+        return worth_waiting(other.cost_s(units), self.cost_s(units), self.load_s)
 
 
 class _Spot:
@@ -107,7 +107,7 @@ class _Layout:
         placed = 0
         while line := order.next():
             free, busy = self._best(line)
-            if free and (busy is None or busy.cost_s(line.units) >= free.given_up_for_s(line.units)):
+            if free and not (busy and free.waits_for(busy, line.units)):
                 return self._choice(line, free)
             if busy is None:  # nobody else depends on it
                 continue

@@ -5,7 +5,6 @@ free first and has its model, unless it should surely end earlier somewhere else
 """
 
 import heapq
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from schemas.control import Pause
 from schemas.ids import ANY_MODEL
 from schemas.standing import Why
 from schemas.subjects import Lane
-from services.scheduling.estimates import SURELY, Estimates, after, again_s, copies, runs_as
+from services.scheduling.estimates import Estimates, after, again_s, copies, runs_as, worth_waiting
 from services.scheduling.situation import Gpu
 
 
@@ -99,6 +98,12 @@ class _Place(NamedTuple):
     gpu: int
     offer: _Offer
     run: Run
+    cost_s: float
+
+    def waits_for(self, other: "_Place") -> bool:
+        """Whether its slot, once free, is left idle for ``other``, or that one is free before."""
+        start_s = self.run.start_s
+        return other.run.start_s < start_s or worth_waiting(other.cost_s - start_s, self.cost_s - start_s)
 
 
 class Slots:
@@ -141,7 +146,7 @@ class Slots:
         found = self._soonest(model, units, self.ready_s(tenant, due_s))
         if found is None:
             return None
-        index, offer, run = found
+        index, offer, run, _ = found
         free = self._free[index]
         heapq.heapreplace(free, free[0] + run.end_s - run.start_s)
         if self._warm[index][:1] != (offer.own_model,):
@@ -159,8 +164,8 @@ class Slots:
         return due_s if cap is None or len(ends) < cap else max(due_s, ends[0])
 
     def _soonest(self, model: str, units: float, ready_s: float) -> _Place | None:
-        best: tuple[float, int, _Offer, Run] | None = None
-        first: tuple[float, int, _Offer, Run] | None = None
+        best: _Place | None = None
+        first: _Place | None = None  # of those that are warm
         for index, free in enumerate(self._free):
             offers = self._offers[index]
             offer = offers[model] if model in offers else self._offer(index, model)
@@ -169,20 +174,15 @@ class Slots:
             start_s = max(free[0], ready_s)
             end_s = start_s + offer.load_s + units * offer.per_unit_s
             cost_s = end_s + offer.lost_s
-            sooner = best is None or cost_s < best[0]
+            sooner = best is None or cost_s < best.cost_s
             earlier = not offer.load_s and (
-                first is None or (start_s, cost_s) < (first[3].start_s, first[0])
+                first is None or (start_s, cost_s) < (first.run.start_s, first.cost_s)
             )
             if sooner or earlier:
-                place = (cost_s, index, offer, Run(start_s, end_s, offer.per_unit_s))
+                place = _Place(index, offer, Run(start_s, end_s, offer.per_unit_s), cost_s)
                 best = place if sooner else best
                 first = place if earlier else first
-        if best is None:
-            return None
-        start_s = first[3].start_s if first else math.inf
-        if first and start_s <= best[3].start_s and best[0] - start_s >= SURELY * (first[0] - start_s):
-            best = first
-        return _Place(*best[1:])
+        return first if first and best and not first.waits_for(best) else best
 
     def _offer(self, index: int, model: str) -> _Offer | None:
         gpu, warm, estimates = self._moment.gpus[index], self._warm[index], self._moment.estimates
