@@ -134,7 +134,7 @@ GET_STATE: Final = "SELECT number, address, state FROM tasks WHERE task_id = ?"
 HISTORY_OF_TASK: Final = "SELECT wire FROM events WHERE number = ? ORDER BY sequence"
 
 # The api's side, each read well under a millisecond. The row of tenant '*' counts every tenant's.
-MOST_COUNTED: Final = 50
+MOST_COUNTED: Final = 20
 """How far the tasks before one in its line are counted, at about a tenth of a microsecond each."""
 STANDING: Final = f"""
        t.status, t.number, t.address, t.tenant, t.units, t.backend,

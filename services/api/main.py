@@ -240,7 +240,7 @@ class Api:
         ]
 
     async def _connect(self) -> None:
-        async def hint(_: Msg) -> None:
+        def hint(_: Msg) -> None:
             self.hub.hint()
 
         await self.bus.connect()

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
+from services.bus.client import Client
 from services.bus.connection import Bus
 from services.bus.follow import Follower
 from services.bus.stored import Stored

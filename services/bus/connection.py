@@ -7,18 +7,17 @@ long after its caller has been told that it failed.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
-import nats
-import nats.aio.client
 import nats.errors
 import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from schemas.errors import DisconnectedError, OutcomeUnknownError, StorageFullError, TaskfoldError
+from services.bus.client import Client, Take
 
 __all__ = ["NO_RESPONDERS", "REQUEST_TIMEOUT_S", "ApiError", "Bus", "Msg", "accepted", "status"]
 
@@ -55,13 +54,13 @@ _decode_json: Final = msgspec.json.Decoder().decode
 class Bus:
     """A connection that comes back by itself. Methods raise DisconnectedError while it is away."""
 
-    _client_of: type[nats.aio.client.Client] = nats.aio.client.Client
+    _client_of: type[Client] = Client
 
     def __init__(self, url: str, name: str) -> None:
         self._url = url
         self._name = name
-        self._nc: nats.aio.client.Client | None = None
-        self._handlers: dict[str, Callable[[Msg], None]] = {}
+        self._nc: Client | None = None
+        self._handlers: dict[str, Take] = {}
         self._tokens = itertools.count()
         self._inbox = ""
         self._closing = False
@@ -111,7 +110,7 @@ class Bus:
             error_cb=failed,
         )
         self._inbox = nc.new_inbox()
-        await nc.subscribe(f"{self._inbox}.*", cb=self._dispatch)
+        await nc.hand(f"{self._inbox}.*", self._dispatch)
         self._nc = nc
         self.connected_since = loop.time()
 
@@ -130,7 +129,7 @@ class Bus:
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         self._on_reconnect.append(callback)
 
-    def client(self) -> nats.aio.client.Client:
+    def client(self) -> Client:
         """Give the connected client, or raise DisconnectedError."""
         if self._nc is None or not self._nc.is_connected:
             raise DisconnectedError("not connected to NATS")
@@ -190,14 +189,15 @@ class Bus:
         """Publish without an answer; it may be lost. Who gets it may answer to ``reply``."""
         await self.client().publish(subject, body, reply=reply, headers=dict(headers) if headers else None)
 
-    async def subscribe(self, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> Subscription:
-        return await self.client().subscribe(subject, cb=callback)
+    async def subscribe(self, subject: str, take: Take) -> Subscription:
+        """Have each message given to ``take`` in the moment in which it is read."""
+        return await self.client().hand(subject, take)
 
     def new_inbox(self) -> str:
         """Give a reply subject of one's own; what a consumer sends there keeps its own subject."""
         return self.client().new_inbox()
 
-    async def _dispatch(self, message: Msg) -> None:
+    def _dispatch(self, message: Msg) -> None:
         if handler := self._handlers.get(message.subject):
             handler(message)
 
@@ -224,7 +224,7 @@ class Bus:
         return messages
 
     @contextlib.contextmanager
-    def _answers(self, handle: Callable[[Msg], None]) -> Iterator[str]:
+    def _answers(self, handle: Take) -> Iterator[str]:
         """Give a reply subject whose messages are handled while the block runs."""
         inbox = f"{self._inbox}.{next(self._tokens)}"
         self._handlers[inbox] = handle

@@ -111,7 +111,7 @@ class Follower:
             self._caught_up()
         return consumer
 
-    async def _receive(self, message: Msg) -> None:
+    def _receive(self, message: Msg) -> None:
         if found := status(message):
             if found == _PULL_ENDED:
                 self._asked -= int((message.headers or {}).get("Nats-Pending-Messages", 0))

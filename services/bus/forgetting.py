@@ -73,7 +73,7 @@ class Erasures:
         messages: list[Msg] = []
         ended = asyncio.Event()
 
-        async def receive(message: Msg) -> None:
+        def receive(message: Msg) -> None:
             if status(message):
                 ended.set()
             else:

@@ -71,7 +71,7 @@ async def snapshot(bus: Bus, stream: str) -> AsyncIterator[Snapshot]:
     """Begin the snapshot of a stream and of its consumers, as both are at this moment."""
     arrived: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = bus.new_inbox()
-    subscription = await bus.subscribe(inbox, arrived.put)
+    subscription = await bus.subscribe(inbox, arrived.put_nowait)
     since = bus.connected_since
     try:
         answer = await bus.api(

@@ -110,6 +110,7 @@ class Puller:
         self._inbox = ""
         self._number = 0
         self._answer: asyncio.Future[Msg] | None = None
+        self._returns: set[asyncio.Task[None]] = set()
 
     async def pull(self, lane: Lane, wait_s: float) -> Ticket | None:
         """Pull from a lane, waiting up to ``wait_s`` (0: not at all); None when there is no ticket.
@@ -153,12 +154,14 @@ class Puller:
         finally:
             self._answer = None
 
-    async def _receive(self, message: Msg) -> None:
+    def _receive(self, message: Msg) -> None:
         stale = status(message) and message.subject != f"{self._inbox}.{self._number}"
         if self._answer is not None and not self._answer.done() and not stale:
             self._answer.set_result(message)
         elif not status(message):
-            await self._return(message)
+            returning = asyncio.create_task(self._return(message))
+            self._returns.add(returning)
+            returning.add_done_callback(self._returns.discard)
 
     async def _return(self, message: Msg) -> None:
         """Give back a ticket whose puller has left, or nobody sees it until its ack_wait ends."""

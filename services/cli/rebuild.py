@@ -48,7 +48,7 @@ async def _heard(bus: Bus, tell: Callable[[Rebuild], None] | None) -> list[Rebui
     found: dict[str, Rebuild] = {}
     news = asyncio.Event()
 
-    async def receive(message: Msg) -> None:
+    def receive(message: Msg) -> None:
         if not message.data:
             return
         told = rebuilds.decode(message.data)

@@ -10,8 +10,9 @@ from schemas.subjects import Lane
 from services.bus.streams import Depth
 from services.scheduling.situation import Line
 
-PATIENT_S: Final = 0.25
-BRIEF_S: Final = 0.02
+PATIENT_S: Final = 0.02
+"""A wake-up is ahead of its ticket by less. What does not come is another dispatcher's, or was counted by a
+hint and by the depth, and meanwhile a GPU stands idle that others have work for."""
 _WEIGHT_OF_NEW: Final = 0.2
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 2.0
@@ -77,22 +78,13 @@ class Board:
         ]
 
     def take(self, lane: Lane, now: float) -> float:
-        """Note that a pull begins; gives the seconds that waiting for its ticket is worth.
-
-        None where none is expected, and few where other lanes of the kind have work: what was expected may
-        have been counted twice, by a hint and by the depth, and a GPU would stand idle meanwhile.
-        """
+        """Note that a pull begins; gives the seconds that waiting for its ticket is worth."""
         known = self._of(lane, now)
         expected = known.waiting > known.pulling
         known.check = False
         known.pulling += 1
         known.since = now
-        if not expected:
-            return 0.0
-        others = any(
-            other.kind == lane.kind and found.worth_a_pull(now) for other, found in self._lanes.items()
-        )
-        return BRIEF_S if others else PATIENT_S
+        return PATIENT_S if expected else 0.0
 
     def pulled(self, lane: Lane, now: float, *, found: bool) -> None:
         """Note how a pull ended."""

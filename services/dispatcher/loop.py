@@ -114,7 +114,7 @@ class Loop:
         self._stopping = True
         self._changed.set()
 
-    async def _wake(self, message: Msg) -> None:
+    def _wake(self, message: Msg) -> None:
         """Hear of an event: a ticket to look for, or the end of a task that may be running here."""
         try:
             address, event = parse_subject(message.subject)

@@ -82,7 +82,7 @@ class Projector:
             log.warning("readmodel.unusable", path=str(self._path), reason=_text(errors))
             await self._rebuilder.make()
 
-    async def _on_suspect(self, _: object) -> None:
+    def _on_suspect(self, _: object) -> None:
         self._suspect.set()
 
     async def _follow(self, store: Store) -> Path:

@@ -31,17 +31,18 @@ class Rebuilds:
         self._listeners: set[str] = set()
         self._began_at = 0.0
         self._clock = asyncio.get_running_loop().time
+        self._heard = asyncio.Event()
         self.asked = asyncio.Event()
         self.state = Rebuild(projector=projector, phase=Phase.DONE)
 
-    async def receive(self, message: Msg) -> None:
-        """Take a request in, and say at once that somebody is there."""
+    def receive(self, message: Msg) -> None:
+        """Take a request in, and have it said at once that somebody is there."""
         if self.state.phase in ENDS:
             self.begin()
             self.asked.set()
         if message.reply:
             self._listeners.add(message.reply)
-            await self._tell()
+            self._heard.set()
 
     def begin(self) -> None:
         """Begin to count anew."""
@@ -65,7 +66,10 @@ class Rebuilds:
     async def run(self) -> None:
         """Tell again and again while there is somebody to be told; runs until cancelled."""
         while True:
-            await asyncio.sleep(TELL_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TELL_S):
+                    await self._heard.wait()
+            self._heard.clear()
             if self._listeners:
                 await self._tell()
 

@@ -59,7 +59,7 @@ async def test_the_last_backend_of_a_kind_is_not_left_alone_for_its_failures(
     document = await cluster.finished(await cluster.submit(max_attempts=6))
 
     assert (document["status"], len(document["attempts"])) == ("DONE", 6)
-    assert await condition(cluster, "image-1") == "up"
+    await eventually(lambda: is_in(cluster, "image-1", "up"), "it is up")
 
 
 async def test_a_gpu_that_does_not_come_free_is_shown_as_stuck_until_it_does(

@@ -114,7 +114,7 @@ async def test_without_a_read_model_tasks_come_from_the_stream(
     async with running(settings_for(nats_server, tmp_path), projected=False) as rig:
         suspected = asyncio.Event()
 
-        async def on_suspect(_: object) -> None:
+        def on_suspect(_: object) -> None:
             suspected.set()
 
         await rig.bus.subscribe(subjects.SUSPECT, on_suspect)

@@ -104,7 +104,7 @@ async def other(tmp_path: Path) -> AsyncIterator[NatsServer]:
 async def taken(bus: Bus, count: int) -> None:
     """Have tickets out that nobody acks."""
     arrived: asyncio.Queue[Msg] = asyncio.Queue()
-    subscription = await bus.subscribe(inbox := bus.new_inbox(), arrived.put)
+    subscription = await bus.subscribe(inbox := bus.new_inbox(), arrived.put_nowait)
     subject = f"$JS.API.CONSUMER.MSG.NEXT.{subjects.TASKS}.{LANE.name}"
     await bus.client().publish(subject, str(count).encode(), reply=inbox)
     for _ in range(count):

@@ -278,12 +278,15 @@ async def test_bytes_that_are_gone_are_an_error_and_not_a_short_read(log: TaskLo
 async def test_a_request_that_is_cancelled_as_its_answer_comes_is_cancelled(bus: Bus) -> None:
     asked, told = asyncio.Event(), asyncio.Event()
 
-    async def answer(message: Msg) -> None:
+    async def answer() -> None:
+        question = await questions.get()
         asked.set()
         await told.wait()
-        await message.respond(b"late")
+        await question.respond(b"late")
 
-    await bus.subscribe("test.question", answer)
+    questions = asyncio.Queue[Msg]()
+    await bus.subscribe("test.question", questions.put_nowait)
+    answering = asyncio.create_task(answer())
     asking = asyncio.create_task(bus.request("test.question"))
     await asked.wait()
     [(inbox, take)] = bus._handlers.items()  # noqa: SLF001 - to be there in the very moment
@@ -297,3 +300,4 @@ async def test_a_request_that_is_cancelled_as_its_answer_comes_is_cancelled(bus:
 
     with pytest.raises(asyncio.CancelledError):
         await asking
+    await answering

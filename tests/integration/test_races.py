@@ -210,7 +210,7 @@ async def test_a_delayed_task_never_runs_after_a_cancel_that_was_answered_so(
     canceller = writers.cancellers["cancel"]
     fired: dict[TaskId, asyncio.Event] = {}
 
-    async def wake(message: Msg) -> None:
+    def wake(message: Msg) -> None:
         fired[parse_subject(message.subject)[0].task_id].set()
 
     await bus.subscribe(WAKE_SUBMITTED, wake)

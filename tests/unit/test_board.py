@@ -2,7 +2,7 @@
 
 from schemas.subjects import Lane
 from services.bus.streams import Depth
-from services.dispatcher.board import BRIEF_S, PATIENT_S, Board
+from services.dispatcher.board import PATIENT_S, Board
 from services.scheduling.situation import Line
 
 ONE = Lane("image", "any", "normal", 1)
@@ -40,14 +40,13 @@ def test_two_hints_are_worth_two_pulls_at_once() -> None:
     assert lanes(board) == [ONE]
 
 
-def test_a_pull_waits_no_longer_than_other_work_can() -> None:
+def test_a_pull_waits_a_moment_for_what_is_expected_and_not_for_what_may_have_come_back() -> None:
     board = Board()
     board.hint(ONE, 0)
-    board.hint(TWO, 0)
-    board.hint(Lane("speech", "any", "normal", 1), 0)
+    board.refresh({TWO: Depth(0, 1)}, {}, 0)
 
-    assert board.take(ONE, 0) == BRIEF_S
-    assert board.take(TWO, 0) == PATIENT_S, "what is left is work for other GPUs"
+    assert board.take(ONE, 0) == PATIENT_S
+    assert board.take(TWO, 0) == 0
 
 
 def test_an_empty_pull_corrects_a_wrong_hint() -> None:
