@@ -9,17 +9,24 @@ import msgspec
 
 from benchmarks.client import post
 from benchmarks.rig import Rig, until
-from schemas.ids import TaskId
+from schemas.ids import ANY_MODEL, TaskId
 
 AT_ONCE: Final = 1000
 _API: Final = "/api/v1"
 
 
 async def submit(
-    rig: Rig, count: int, prompt: str, *, side: int, steps: int, tenant: str = ""
+    rig: Rig, count: int, prompt: str, *, side: int, steps: int, tenant: str = "", model: str = ANY_MODEL
 ) -> list[TaskId]:
-    """Submit so many equal pictures of one tenant."""
-    request = {"prompt": prompt, "width": side, "height": side, "steps": steps, "seed": 1}
+    """Submit so many equal pictures of one tenant and one model."""
+    request = {
+        "prompt": prompt,
+        "model": model,
+        "width": side,
+        "height": side,
+        "steps": steps,
+        "seed": 1,
+    }
     task = {"kind": "image", "request": request}
     task_ids: list[TaskId] = []
     async with rig.connection() as connection:

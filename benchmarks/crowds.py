@@ -1,4 +1,4 @@
-"""What grows with the number of tenants or of waiting tasks: nothing should.
+"""What grows with the number of tenants, of queues or of waiting tasks: nothing should.
 
 The one rule: the least crowd and a larger one are up at the same time and are asked in turns, so the noise
 of the machine hits both. Both queues stand behind a picture that hangs on their only GPU, since a paused
@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Final
 
 import msgspec
@@ -21,14 +21,15 @@ from benchmarks.client import Connection, get, post
 from benchmarks.measure import MILLISECONDS, Figure, Samples, Spread, spread
 from benchmarks.rig import Bench, Rig, until
 from benchmarks.submit import PATH
-from schemas.ids import TaskId
+from schemas.ids import ANY_MODEL, TaskId
 from services.gpusim.control import Control
 from services.gpusim.model import Fault, Job, Options, ProfileName
 
 DEPTHS: Final = (100, 1_000, 10_000, 100_000)
 TENANTS: Final = (10, 100, 1_000)
-OF_TENANTS: Final = 2_000
-"""So many tasks wait, whoever's they are."""
+QUEUES: Final = (10, 100, 1_000)
+OF_SEVERAL: Final = 2_000
+"""So many tasks wait, whoever's they are, and whatever model they are for."""
 MOST: Final = 1.2
 BLOCKS: Final = 10
 BLOCK: Final = 20
@@ -39,25 +40,41 @@ STEPS: Final = 4
 TASK_S: Final = 0.1
 TASKS: Final = "/api/v1/tasks"
 PROMPT: Final = "a red fox"
-BODY: Final = msgspec.json.encode({"prompt": PROMPT, "width": SIDE, "height": SIDE, "steps": STEPS})
 WAITS: Final = b'"status":"QUEUED"'
 FAR: Final = 617
 LONG_S: Final = 7200.0
 
 
 class Crowd(Struct, frozen=True):
-    """So many tasks in all, of so many tenants, of each as many."""
+    """So many tasks in all, of so many tenants, of each as many, and of the models in turns.
+
+    ``queues``: so many models there are, which the one GPU has all.
+    """
 
     depth: int
     tenants: int = 1
+    queues: int = 1
+
+    @property
+    def along(self) -> tuple[str, int]:
+        """Give what there are many of, and how many."""
+        if self.tenants > 1:
+            return "tenants", self.tenants
+        return ("queues", self.queues) if self.queues > 1 else ("waiting tasks", self.depth)
 
 
 async def measure(bench: Bench) -> list[Figure]:
     least = Crowd(DEPTHS[0])
     deep = [Crowd(depth) for depth in _sizes(bench, DEPTHS)]
-    few = Crowd(OF_TENANTS, TENANTS[0])
-    many = [Crowd(OF_TENANTS, tenants) for tenants in _sizes(bench, TENANTS)]
-    return [*await _swept(bench, least, deep), *await _swept(bench, few, many)]
+    few = Crowd(OF_SEVERAL, tenants=TENANTS[0])
+    many = [Crowd(OF_SEVERAL, tenants=tenants) for tenants in _sizes(bench, TENANTS)]
+    narrow = Crowd(OF_SEVERAL, queues=QUEUES[0])
+    wide = [Crowd(OF_SEVERAL, queues=queues) for queues in _sizes(bench, QUEUES)]
+    return [
+        *await _swept(bench, least, deep),
+        *await _swept(bench, few, many),
+        *await _swept(bench, narrow, wide),
+    ]
 
 
 def _sizes(bench: Bench, numbers: tuple[int, ...]) -> list[int]:
@@ -93,14 +110,12 @@ async def _compared(bench: Bench, floor: "Queue", ours: "Queue") -> list[Figure]
 
 def _figure(name: str, what: str, floor: tuple["Queue", Spread], ours: tuple["Queue", Spread]) -> Figure:
     (few, less), (many, more) = floor, ours
-    by_tenants = many.crowd.tenants > 1
-    at = many.crowd.tenants if by_tenants else many.crowd.depth
-    things = "tenants" if by_tenants else "waiting tasks"
+    things, at = many.crowd.along
     figure = Figure(
         name=f"{name}, {at:,} {things}",
         ratio_target=MOST,
         what=what,
-        floor_what=f"the same with {few.crowd.tenants if by_tenants else few.crowd.depth:,}",
+        floor_what=f"the same with {few.crowd.along[1]:,}",
         unit=MILLISECONDS,
         ours=more,
         floor=less,
@@ -120,10 +135,12 @@ async def _gathered(bench: Bench, crowd: Crowd) -> AsyncIterator["Queue"]:
     settings = {"trust_tenant_header": True, "queue_limit": 1_000_000}
     for_hanging = {"run_timeout_s": LONG_S, "drain_grace_s": 0}
     async with bench.rig(nats_sync="default", **settings, **for_hanging) as rig:
-        (url,) = await rig.gpus(1, options, "openai_images")
+        models = [f"model-{number}" for number in range(crowd.queues)] if crowd.queues > 1 else []
+        query = f"?models={','.join(models)}" if models else ""
+        (url,) = await rig.unequal_gpus([options], "openai_images", query)
         await rig.start("projector", "dispatcher", "api")
         async with rig.connection() as connection:
-            queue = Queue(rig, connection, Control(rig.http, url), crowd)
+            queue = Queue(rig, connection, Control(rig.http, url), crowd, models or [ANY_MODEL])
             await queue.fill()
             yield queue
 
@@ -131,14 +148,16 @@ async def _gathered(bench: Bench, crowd: Crowd) -> AsyncIterator["Queue"]:
 class Queue:
     """A crowd that waits; samples are taken of it and leave it as it was."""
 
-    def __init__(self, rig: Rig, connection: Connection, gpu: Control, crowd: Crowd) -> None:
+    def __init__(
+        self, rig: Rig, connection: Connection, gpu: Control, crowd: Crowd, models: list[str]
+    ) -> None:
         self.crowd = crowd
         self._rig = rig
         self._connection = connection
         self._gpu = gpu
-        names = [f"tenant-{number}" for number in range(crowd.tenants)] if crowd.tenants > 1 else [""]
-        self._tenants = names
-        self._turns = itertools.cycle(names)
+        tenants = [f"tenant-{number}" for number in range(crowd.tenants)] if crowd.tenants > 1 else [""]
+        self._sorts = [(tenant, model) for tenant in tenants for model in models]
+        self._turns = itertools.cycle(self._sorts)
         self._waiting: list[TaskId] = []
         self._place = 0
         self._filled_s = 0.0
@@ -152,17 +171,18 @@ class Queue:
         """Hold the GPU with the first task, and submit the others."""
         await self._gpu.script(Fault.HANG)
         began = time.monotonic()
-        await self._submit(1, self._tenants[0])
+        await self._submit(1)
         await until(self._holds)
-        each = self.crowd.depth // self.crowd.tenants
-        for tenant in self._tenants:
-            self._waiting += await self._submit(each, tenant)
-        await backlog.queued(self._rig, each * self.crowd.tenants)
+        each = self.crowd.depth // len(self._sorts)
+        for _ in self._sorts:
+            self._waiting += await self._submit(each)
+        await backlog.queued(self._rig, each * len(self._sorts))
         self._filled_s = time.monotonic() - began
 
     async def submissions(self, count: int = BLOCK) -> Samples:
-        """Submit one after the other, of one tenant after the other; milliseconds each."""
-        answers = [await self._connection.ask(post(PATH, BODY, next(self._turns))) for _ in range(count)]
+        """Submit one after the other, each of another tenant and model; milliseconds each."""
+        requests = [post(PATH, _body(model), tenant) for tenant, model in islice(self._turns, count)]
+        answers = [await self._connection.ask(request) for request in requests]
         for answer in answers:
             assert answer.status == 202, answer
             task_id = msgspec.json.decode(answer.body)["task_id"]
@@ -196,17 +216,27 @@ class Queue:
         await self._gpu.script(Fault.HANG)
         await until(self._holds)
         jobs = [job for job in await self._gpu.jobs() if job.id >= before.jobs.received - 1]
-        for number in range(len(jobs) - 1):
-            self._waiting += await self._submit(1, self._tenants[number % len(self._tenants)])
+        for _ in range(len(jobs) - 1):
+            self._waiting += await self._submit(1)
         return [_gap_ms(earlier, later) for earlier, later in pairwise(jobs)]
 
-    async def _submit(self, count: int, tenant: str) -> list[TaskId]:
-        return await backlog.submit(self._rig, count, PROMPT, side=SIDE, steps=STEPS, tenant=tenant)
+    async def _submit(self, count: int) -> list[TaskId]:
+        """Submit so many of the tenant and the model whose turn it is."""
+        tenant, model = next(self._turns)
+        return await backlog.submit(
+            self._rig, count, PROMPT, side=SIDE, steps=STEPS, tenant=tenant, model=model
+        )
 
     async def _holds(self) -> bool:
         """Whether a picture hangs, so that nothing else can begin."""
         jobs = await self._gpu.jobs()
         return bool(jobs) and jobs[-1].fault is not None and jobs[-1].ended_at is None
+
+
+def _body(model: str) -> bytes:
+    return msgspec.json.encode(
+        {"prompt": PROMPT, "model": model, "width": SIDE, "height": SIDE, "steps": STEPS}
+    )
 
 
 def _gap_ms(earlier: Job, later: Job) -> float:

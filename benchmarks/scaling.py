@@ -20,7 +20,7 @@ from benchmarks.gaps import openai, run_times
 from benchmarks.measure import Figure, percentile, spread
 from benchmarks.playing import SIDE, STEPS, step_ms
 from benchmarks.rig import Bench, Rig, spent_s, until
-from benchmarks.throughput import CLIENTS, through_taskfold
+from benchmarks.throughput import CLIENTS, WHAT_THEY_ARE, through_taskfold
 from services.gpusim.model import Options, ProfileName
 
 GPUS: Final = (1, 2, 4, 16, 64)
@@ -144,10 +144,9 @@ def load(books: Sequence[Sequence[Run]]) -> Load:
 async def _dispatchers(bench: Bench) -> list[Figure]:
     """Measure one dispatcher, then as many more beside it."""
     tasks = max(LEAST_TASKS, bench.sized(TASKS))
-    options = Options(profile=ProfileName.OPENAI, step_ms=0)
     figures: list[Figure] = []
     async with bench.rig() as rig:
-        await rig.gpus(INSTANT, options, "openai_images")
+        await rig.instant_gpus(INSTANT)
         await rig.start("projector", "dispatcher", "api")
         others: list[Process] = []
         for count in DISPATCHERS:
@@ -192,7 +191,7 @@ def _pair(count: int, costs: Sequence[Cost]) -> list[Figure]:
         floor_what="",
         unit="tasks/s",
         ours=spread([[cost.tasks_a_second] for cost in costs]),
-        notes=("one sample a run; all share the processors with the simulators and the client",),
+        notes=("one sample a run; all share the processors with the GPUs and the client", WHAT_THEY_ARE),
         more_is_better=True,
         series="dispatchers",
         along="dispatchers",

@@ -53,6 +53,8 @@ So no lease names a task, and no event an artifact, that the copy lacks.
 """
 
 LANES: Final = 8
+MOST_LANES: Final = 100_000
+"""Of all queues together. A stream that says nothing of it has 1,000 consumers, which are forty models."""
 ACK_WAIT_S: Final = 30
 NANOSECOND: Final = 1_000_000_000
 _DAY: Final = 86_400 * NANOSECOND
@@ -186,6 +188,7 @@ def streams(*, max_age_days: float, artifact_bytes: int, replicas: int = 1) -> l
         "discard": "old",
         "max_age": max_age,
         "max_bytes": -1,
+        "max_consumers": MOST_LANES,
         "allow_direct": True,
         "allow_msg_ttl": True,
         "allow_msg_schedules": True,

@@ -253,10 +253,10 @@ def of_task(place: int, error: RejectedError) -> RejectedError:
     return RejectedError(error.code, f"{task}: {error.detail}", member=member, **error.extra)
 
 
-def _refused(error: ApiError, tasks: Sequence[Beginning]) -> RejectedError | UnavailableError:
+def _refused(error: ApiError, tasks: Sequence[Beginning]) -> RejectedError:
     """Say what it means that JetStream refused."""
     if error.code != BATCH_TOO_LARGE:
-        return DisconnectedError(str(error))
+        return RejectedError(Code.NATS_AWAY, f"NATS refuses it: {error}; nothing was stored")
     delayed = sum(task.submission.not_before is not None for task in tasks)
     return RejectedError(
         Code.BATCH_TOO_LARGE,

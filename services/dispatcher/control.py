@@ -33,7 +33,8 @@ class Control:
         return self._followed.known
 
     def paused(self, lane: Lane) -> bool:
-        return control.paused(self._followed.entries, lane.kind, lane.model) is not None
+        pauses = self._followed.entries
+        return bool(pauses) and control.paused(pauses, lane.kind, lane.model) is not None
 
 
 def _read(_key: str, value: bytes) -> Pause | None:

@@ -141,7 +141,8 @@ class Loop:
         known = self._leases.known.is_set() and self._control.known.is_set()
         if self._stopping or not known or not self._bus.connected:
             return
-        while choice := self._seating.choose(self._lines(), self._turns):
+        # What waits is many, and a busy fleet is woken all the time: it is looked at where one could begin.
+        while self._seating.any_free and (choice := self._seating.choose(self._lines(), self._turns)):
             self._turns.serve(choice.lane, choice.seconds)
             seat = self._seating.take(choice, self._turns.count)
             wait_s = self._board.take(choice.lane, _now())

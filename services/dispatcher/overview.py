@@ -31,7 +31,7 @@ class Overview:
 
     @property
     def any_free(self) -> bool:
-        """Whether there is anything to match at all: a long queue wakes a busy fleet all the time."""
+        """Whether there is anything to match at all."""
         return any(self.is_free(slot) for one in self._registry.instances.values() for slot in one.slots)
 
     def _gpu(self, instance: Instance, width: int) -> Gpu:

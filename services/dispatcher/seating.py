@@ -30,11 +30,13 @@ class Seating:
         self._settings = settings
         self._overview = Overview(leases, registry, settings)
 
+    @property
+    def any_free(self) -> bool:
+        """Whether work could begin anywhere."""
+        return self._overview.any_free
+
     def choose(self, lines: Sequence[Line], turns: Turns) -> Choice | None:
         """Say which lane is served next and where, None for none now."""
-        if not lines or not self._overview.any_free:
-            turns.admit(lines)
-            return None
         return self._match(lines, self._overview.gpus(), turns)
 
     def take(self, choice: Choice, turn: int) -> Seat:

@@ -5,6 +5,7 @@ Among lanes of one rank the one with the least on its account goes next.
 """
 
 import heapq
+import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Final, Generic, Literal, TypeVar
 
@@ -56,30 +57,31 @@ class _Accounts(Generic[_Key]):
             floor = min(floors.values())
         else:
             floor = min((self._spent[key] for key in working if key in self._spent), default=0.0)
-        for key in working - stayed:
+        came = working - stayed
+        for key in came:
             least = floors.get(self._group(key), floor)
             most = least + self._last.get(key, 0.0)
             self._spent[key] = min(max(self.of(key), least), most)
         self._working = working
-        self._draw_up()
+        self._draw_up(self._least(working) if came else floors)
         self._forget(floor)
 
     def _least(self, keys: Iterable[_Key]) -> dict[Hashable, float]:
         least: dict[Hashable, float] = {}
+        group_of, spent_by = self._group, self._spent
         for key in keys:
-            group, spent = self._group(key), self._spent[key]
-            if spent < least.get(group, spent + 1):
+            group, spent = group_of(key), spent_by[key]
+            if spent < least.get(group, math.inf):
                 least[group] = spent
         return least
 
-    def _draw_up(self) -> None:
+    def _draw_up(self, least: Mapping[Hashable, float]) -> None:
         """Keep groups within sight of each other, differences inside a group as they are.
 
         Who finds no GPU, or slower ones, falls behind the others; what can run on the GPUs of both would be
         held to the account of the one and take the other's place for as long as the two are apart.
         """
-        least = self._least(self._working)
-        if len(least) < 2:  # noqa: PLR2004 - nobody to be apart from
+        if not least or max(least.values()) - min(least.values()) <= _MOST_LAG_S:
             return
         lag_s = _MOST_LAG_S + 2 * max(self._last.get(key, 0.0) for key in self._working)
         near = max(least.values()) - lag_s
@@ -90,6 +92,8 @@ class _Accounts(Generic[_Key]):
 
     def _forget(self, floor: float) -> None:
         """Forget who has no work and would begin like any other."""
+        if len(self._spent) == len(self._working):
+            return  # all of them are at work
         idle = [key for key in self._spent if key not in self._working]
         for key in idle:
             if len(idle) > _MOST_IDLE or (self._working and self._spent[key] <= floor):
@@ -159,10 +163,10 @@ class Turns:
     def order(self, lines: Iterable[Line]) -> Order:
         """Give the order of lines of one kind, all of which have been admitted."""
         ranks: dict[float | str, _Rank] = {}
+        rank_of = self._share if self._weighted else self._level
         for line in lines:
             lane = line.lane
-            rank = self._share(lane, ranks) if self._weighted else self._level(line, ranks)
-            rank.heap.append((self._lanes[lane.kind].of(lane), lane, line))
+            rank_of(line, ranks).heap.append((self._lanes[lane.kind].of(lane), lane, line))
         return Order(ranks.values())
 
     def serve(self, lane: Lane, seconds: float) -> None:
@@ -184,15 +188,19 @@ class Turns:
     def _level(self, line: Line, ranks: dict[float | str, _Rank]) -> _Rank:
         """Strict: the priority's rank, one less for each time of ageing, so nothing waits for ever."""
         level = _rank(line.lane.priority) - line.waited_s // self._ageing_s
-        return ranks.setdefault(level, _Rank(level, 0, 0.0))
+        rank = ranks.get(level)
+        if rank is None:
+            rank = ranks[level] = _Rank(level, 0, 0.0)
+        return rank
 
-    def _share(self, lane: Lane, ranks: dict[float | str, _Rank]) -> _Rank:
+    def _share(self, line: Line, ranks: dict[float | str, _Rank]) -> _Rank:
         """Weighted: the priorities' own accounts, a second costing each the less the more it weighs."""
-        priority = lane.priority
-        if priority not in ranks:
-            spent = self._shares[lane.kind].of(priority)
-            ranks[priority] = _Rank(spent, _rank(priority), 1 / weight(priority))
-        return ranks[priority]
+        priority = line.lane.priority
+        rank = ranks.get(priority)
+        if rank is None:
+            spent = self._shares[line.lane.kind].of(priority)
+            rank = ranks[priority] = _Rank(spent, _rank(priority), 1 / weight(priority))
+        return rank
 
 
 def weight(priority: str) -> float:

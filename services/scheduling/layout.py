@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from schemas.events import Candidate
+from schemas.subjects import Lane
 from services.scheduling.deciding import Question, Reason, decision
 from services.scheduling.estimates import Estimates, after, again_s, is_cold, runs_as, worth_waiting
 from services.scheduling.fairness import Order
@@ -102,7 +103,7 @@ class _Layout:
 
     def first(self, order: Order, lines: Sequence[Line]) -> Choice | None:
         """Lay out the lines in order until one gets a free slot; None when nothing should start now."""
-        left = {line.lane: line.waiting for line in lines}
+        left: dict[Lane, int] = {}
         horizon_s: float | None = None
         placed = 0
         while line := order.next():
@@ -114,9 +115,9 @@ class _Layout:
             if horizon_s is None:
                 horizon_s = self._horizon_s(lines)
             end_s = busy.end_s(line.units)
-            left[line.lane] -= 1
+            more = left[line.lane] = left.get(line.lane, line.waiting) - 1
             placed += 1
-            order.served(end_s - busy.rest_s, more=left[line.lane] > 0)
+            order.served(end_s - busy.rest_s, more=more > 0)
             busy.spot.take(busy, end_s, self._estimates)
             if busy.spot.rests_s[0] >= horizon_s or placed >= MOST_PLACED:
                 self._close(busy.spot)

@@ -66,6 +66,19 @@ async def test_without_nats_submissions_are_refused_in_time_and_reads_go_on(
         assert await rig.stored_tasks() == 2
 
 
+async def test_what_jetstream_refuses_is_told_in_its_own_words(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    async with running(settings_for(nats_server, tmp_path)) as rig:
+        await rig.submit()
+        config = (await rig.bus.api(f"STREAM.INFO.{subjects.TASKS}"))["config"]
+        await rig.bus.api(f"STREAM.UPDATE.{subjects.TASKS}", {**config, "max_consumers": 1})
+        reply = await rig.ask("POST", IMAGE, json={"prompt": "x", "priority": "high"})
+
+        assert reply.refusal() == (503, "nats_away", None)
+        assert "maximum consumers limit reached" in reply.json["detail"]
+
+
 async def test_a_lane_that_cannot_be_made_in_time_refuses_its_task(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:

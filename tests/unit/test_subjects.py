@@ -130,6 +130,7 @@ def test_the_log_drops_nothing_but_what_is_old() -> None:
     assert (log["max_bytes"], log["discard"]) == (-1, "old")
     assert log["max_age"] == 14 * 86_400 * 10**9
     assert "max_msgs" not in log
+    assert log["max_consumers"] == subjects.MOST_LANES, "the server's own limit is 1,000"
     assert "persist_mode" not in log
 
 
