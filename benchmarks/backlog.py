@@ -9,24 +9,17 @@ import msgspec
 
 from benchmarks.client import post
 from benchmarks.rig import Rig, until
-from schemas.ids import ANY_MODEL, TaskId
+from schemas.ids import TaskId
 
 AT_ONCE: Final = 1000
 _API: Final = "/api/v1"
 
 
 async def submit(
-    rig: Rig, count: int, prompt: str, *, side: int, steps: int, tenant: str = "", model: str = ANY_MODEL
+    rig: Rig, count: int, prompt: str, *, side: int, steps: int, tenant: str = "", model: str | None = None
 ) -> list[TaskId]:
-    """Submit so many equal pictures of one tenant and one model."""
-    request = {
-        "prompt": prompt,
-        "model": model,
-        "width": side,
-        "height": side,
-        "steps": steps,
-        "seed": 1,
-    }
+    """Submit so many equal pictures of one tenant, by one model or by any."""
+    request = picture(prompt, side=side, steps=steps, model=model)
     task = {"kind": "image", "request": request}
     task_ids: list[TaskId] = []
     async with rig.connection() as connection:
@@ -37,6 +30,12 @@ async def submit(
             assert answer.status == 202, answer
             task_ids += msgspec.json.decode(answer.body)["task_ids"]
     return task_ids
+
+
+def picture(prompt: str, *, side: int, steps: int, model: str | None) -> dict[str, str | int]:
+    """Give what is asked for, by any model if it is None."""
+    named = {"model": model} if model else {}
+    return {"prompt": prompt, **named, "width": side, "height": side, "steps": steps, "seed": 1}
 
 
 async def pause(rig: Rig) -> None:

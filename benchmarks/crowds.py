@@ -9,7 +9,7 @@ filled up again.
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from itertools import islice, pairwise
 from typing import Final
 
@@ -21,7 +21,7 @@ from benchmarks.client import Connection, get, post
 from benchmarks.measure import MILLISECONDS, Figure, Samples, Spread, spread
 from benchmarks.rig import Bench, Rig, until
 from benchmarks.submit import PATH
-from schemas.ids import ANY_MODEL, TaskId
+from schemas.ids import TaskId
 from services.gpusim.control import Control
 from services.gpusim.model import Fault, Job, Options, ProfileName
 
@@ -140,7 +140,7 @@ async def _gathered(bench: Bench, crowd: Crowd) -> AsyncIterator["Queue"]:
         (url,) = await rig.unequal_gpus([options], "openai_images", query)
         await rig.start("projector", "dispatcher", "api")
         async with rig.connection() as connection:
-            queue = Queue(rig, connection, Control(rig.http, url), crowd, models or [ANY_MODEL])
+            queue = Queue(rig, connection, Control(rig.http, url), crowd, models or [None])
             await queue.fill()
             yield queue
 
@@ -149,7 +149,7 @@ class Queue:
     """A crowd that waits; samples are taken of it and leave it as it was."""
 
     def __init__(
-        self, rig: Rig, connection: Connection, gpu: Control, crowd: Crowd, models: list[str]
+        self, rig: Rig, connection: Connection, gpu: Control, crowd: Crowd, models: Sequence[str | None]
     ) -> None:
         self.crowd = crowd
         self._rig = rig
@@ -233,10 +233,8 @@ class Queue:
         return bool(jobs) and jobs[-1].fault is not None and jobs[-1].ended_at is None
 
 
-def _body(model: str) -> bytes:
-    return msgspec.json.encode(
-        {"prompt": PROMPT, "model": model, "width": SIDE, "height": SIDE, "steps": STEPS}
-    )
+def _body(model: str | None) -> bytes:
+    return msgspec.json.encode(backlog.picture(PROMPT, side=SIDE, steps=STEPS, model=model))
 
 
 def _gap_ms(earlier: Job, later: Job) -> float:
