@@ -56,6 +56,11 @@ class Crowd(Struct, frozen=True):
     queues: int = 1
 
     @property
+    def models(self) -> list[str]:
+        """Name the models; none where tasks are for any."""
+        return [f"model-{number}" for number in range(self.queues)] if self.queues > 1 else []
+
+    @property
     def along(self) -> tuple[str, int]:
         """Give what there are many of, and how many."""
         if self.tenants > 1:
@@ -135,12 +140,11 @@ async def _gathered(bench: Bench, crowd: Crowd) -> AsyncIterator["Queue"]:
     settings = {"trust_tenant_header": True, "queue_limit": 1_000_000}
     for_hanging = {"run_timeout_s": LONG_S, "drain_grace_s": 0}
     async with bench.rig(nats_sync="default", **settings, **for_hanging) as rig:
-        models = [f"model-{number}" for number in range(crowd.queues)] if crowd.queues > 1 else []
-        query = f"?models={','.join(models)}" if models else ""
+        query = f"?models={','.join(crowd.models)}" if crowd.models else ""
         (url,) = await rig.unequal_gpus([options], "openai_images", query)
         await rig.start("projector", "dispatcher", "api")
         async with rig.connection() as connection:
-            queue = Queue(rig, connection, Control(rig.http, url), crowd, models or [None])
+            queue = Queue(rig, connection, Control(rig.http, url), crowd)
             await queue.fill()
             yield queue
 
@@ -148,14 +152,13 @@ async def _gathered(bench: Bench, crowd: Crowd) -> AsyncIterator["Queue"]:
 class Queue:
     """A crowd that waits; samples are taken of it and leave it as it was."""
 
-    def __init__(
-        self, rig: Rig, connection: Connection, gpu: Control, crowd: Crowd, models: Sequence[str | None]
-    ) -> None:
+    def __init__(self, rig: Rig, connection: Connection, gpu: Control, crowd: Crowd) -> None:
         self.crowd = crowd
         self._rig = rig
         self._connection = connection
         self._gpu = gpu
         tenants = [f"tenant-{number}" for number in range(crowd.tenants)] if crowd.tenants > 1 else [""]
+        models: Sequence[str | None] = crowd.models or (None,)
         self._sorts = [(tenant, model) for tenant in tenants for model in models]
         self._turns = itertools.cycle(self._sorts)
         self._waiting: list[TaskId] = []

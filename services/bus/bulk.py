@@ -1,7 +1,7 @@
 """Following a stream for whoever reads all of it and wants nothing of its headers: the projector.
 
 The one rule: what arrives is the same as by ``Follower``, but that headers are left unread. The client
-parses a message in 15 µs and hands it over by a queue and a task; here it is cut out of what was received.
+takes 15 µs to make a message of what was received; here its parts are cut out of that, many at a time.
 """
 
 from collections.abc import Callable

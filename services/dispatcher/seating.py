@@ -37,7 +37,7 @@ class Seating:
 
     def choose(self, lines: Sequence[Line], turns: Turns) -> Choice | None:
         """Say which lane is served next and where, None for none now."""
-        return self._match(lines, self._overview.gpus(), turns)
+        return self._match(lines, self._overview.gpus() if lines else (), turns)
 
     def take(self, choice: Choice, turn: int) -> Seat:
         """Keep the slot of a choice from other work here."""

@@ -115,9 +115,9 @@ class _Layout:
             if horizon_s is None:
                 horizon_s = self._horizon_s(lines)
             end_s = busy.end_s(line.units)
-            more = left[line.lane] = left.get(line.lane, line.waiting) - 1
+            left[line.lane] = left.get(line.lane, line.waiting) - 1
             placed += 1
-            order.served(end_s - busy.rest_s, more=more > 0)
+            order.served(end_s - busy.rest_s, more=left[line.lane] > 0)
             busy.spot.take(busy, end_s, self._estimates)
             if busy.spot.rests_s[0] >= horizon_s or placed >= MOST_PLACED:
                 self._close(busy.spot)
