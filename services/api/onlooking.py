@@ -20,7 +20,7 @@ class Onlooking:
         self._model = model
         self._unknown_s = settings.unknown_run_s
         self._lanes: dict[TaskId, Lane] = {}
-        self.of: Mapping[str, Onlooker] = {kind: Onlooker(settings.priority) for kind in Kind}
+        self.of: Mapping[str, Onlooker] = {kind: Onlooker(kind, settings.priority) for kind in Kind}
 
     def look(self, running: Mapping[TaskId, Lease]) -> None:
         """Take in what runs now; ReadModelAwayError where it cannot be read what that is."""

@@ -3,11 +3,12 @@
 The one rule: what it says is a hint. A pull finds out, and one that comes back empty corrects it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from schemas.subjects import Lane
 from services.bus.streams import Depth
+from services.scheduling.ranked import Ranked
 from services.scheduling.situation import Line
 
 PATIENT_S: Final = 0.02
@@ -43,6 +44,8 @@ class _Knowledge:
 class Board:
     def __init__(self) -> None:
         self._lanes: dict[Lane, _Knowledge] = {}
+        self._changed: set[Lane] = set()
+        self._resting: Ranked[Lane] = Ranked()  # by the moment until which
         self._usual: dict[str, float] = {}
 
     def hint(self, lane: Lane, now: float) -> None:
@@ -64,18 +67,33 @@ class Board:
             known.waiting, known.delivered = depth.waiting, depth.delivered
             known.check = depth.given > ours.get(lane, 0) + known.pulling
 
-    def lines(self, now: float) -> list[Line]:
-        """Give the lanes that are worth a pull."""
-        return [
-            Line(
-                lane=lane,
-                waiting=max(1, known.waiting - known.pulling),
-                units=known.units or self._usual.get(lane.kind, 1.0),
-                waited_s=now - known.since,
-            )
-            for lane, known in self._lanes.items()
-            if known.worth_a_pull(now)
-        ]
+    def changes(self, now: float, paused: Callable[[Lane], bool]) -> dict[Lane, Line | None]:
+        """Give the lanes that may have changed since it was asked last, None for who is not worth a pull.
+
+        The usual work of a kind counts for a lane from its next change on.
+        """
+        while self._resting and self._resting[0][0] <= now:
+            lane = self._resting[0][1]
+            self._resting.drop(lane)
+            self._changed.add(lane)
+        changes = {lane: None if paused(lane) else self._line(lane, now) for lane in self._changed}
+        self._changed.clear()
+        return changes
+
+    def _line(self, lane: Lane, now: float) -> Line | None:
+        known = self._lanes[lane]
+        if not known.worth_a_pull(now):
+            return None
+        return Line(
+            lane=lane,
+            waiting=max(1, known.waiting - known.pulling),
+            units=known.units or self._usual.get(lane.kind, 1.0),
+            since=known.since,
+        )
+
+    def review(self) -> None:
+        """Take in that pauses have changed, of whatever lanes."""
+        self._changed.update(self._lanes)
 
     def take(self, lane: Lane, now: float) -> float:
         """Note that a pull begins; gives the seconds that waiting for its ticket is worth."""
@@ -105,12 +123,15 @@ class Board:
         known = self._of(lane, now)
         known.pause_s = min(_LONGEST_PAUSE_S, known.pause_s * 2 or _FIRST_PAUSE_S)
         known.rests_until = now + known.pause_s
+        self._resting.put(lane, known.rests_until)
 
     def ran(self, lane: Lane, now: float) -> None:
         """Note that a ticket of the lane was run."""
         self._of(lane, now).pause_s = 0.0
 
     def _of(self, lane: Lane, now: float) -> _Knowledge:
+        """Give what is known of a lane, about to be changed."""
+        self._changed.add(lane)
         known = self._lanes.get(lane)
         if known is None:
             known = self._lanes[lane] = _Knowledge(now)

@@ -5,6 +5,7 @@ The one rule: a pause stops pulls; what has been pulled runs.
 
 import asyncio
 import contextlib
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -31,6 +32,11 @@ class Control:
     def known(self) -> asyncio.Event:
         """Set once what was there at the start is known."""
         return self._followed.known
+
+    @property
+    def pauses(self) -> AbstractSet[str]:
+        """Give what is paused, by key."""
+        return self._followed.entries.keys()
 
     def paused(self, lane: Lane) -> bool:
         pauses = self._followed.entries

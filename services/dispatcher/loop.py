@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Coroutine
+from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from typing import Final
 
@@ -32,7 +33,7 @@ from services.dispatcher.registry import Registry
 from services.dispatcher.seating import Seating
 from services.leases import Leases
 from services.scheduling.fairness import Turns
-from services.scheduling.situation import Choice, Line
+from services.scheduling.situation import Choice
 from services.settings import Settings
 
 log = structlog.get_logger()
@@ -70,6 +71,7 @@ class Loop:
         self._seating = Seating(parts.leases, parts.registry, parts.settings)
         self._turns = Turns(parts.settings.priority, parts.settings.ageing_s)
         self._board = Board()
+        self._pauses: AbstractSet[str] = set()
         self._stopping = False
         self._pulls = 0
         self._tickets: set[Ticket] = set()
@@ -142,7 +144,7 @@ class Loop:
         if self._stopping or not known or not self._bus.connected:
             return
         # What waits is many, and a busy fleet is woken all the time: it is looked at where one could begin.
-        while self._seating.any_free and (choice := self._seating.choose(self._lines(), self._turns)):
+        while self._seating.any_free and (choice := self._choose()):
             self._turns.serve(choice.lane, choice.seconds)
             seat = self._seating.take(choice, self._turns.count)
             wait_s = self._board.take(choice.lane, _now())
@@ -151,8 +153,14 @@ class Loop:
             for slot in instance.slots:
                 self._tidy(instance, slot)
 
-    def _lines(self) -> list[Line]:
-        return [line for line in self._board.lines(_now()) if not self._control.paused(line.lane)]
+    def _choose(self) -> Choice | None:
+        """Take in what has changed, and say what is served next and where, None for nothing now."""
+        now = _now()
+        if self._pauses != self._control.pauses:
+            self._pauses = set(self._control.pauses)
+            self._board.review()
+        self._turns.admit(self._board.changes(now, self._control.paused))
+        return self._seating.choose(self._turns, now)
 
     def _tidy(self, instance: Instance, slot: Slot) -> None:
         """Release a lease that is not needed, and recover a slot that was lost by another dispatcher."""

@@ -35,9 +35,9 @@ class Seating:
         """Whether work could begin anywhere."""
         return self._overview.any_free
 
-    def choose(self, lines: Sequence[Line], turns: Turns) -> Choice | None:
+    def choose(self, turns: Turns, now: float) -> Choice | None:
         """Say which lane is served next and where, None for none now."""
-        return self._match(lines, self._overview.gpus() if lines else (), turns)
+        return self._match(turns, self._overview.gpus(), now) if turns.any_wait else None
 
     def take(self, choice: Choice, turn: int) -> Seat:
         """Keep the slot of a choice from other work here."""
@@ -72,14 +72,17 @@ class Seating:
         """Move to a free slot of another backend that can run the lane, if there is one."""
         here = seat.instance.backend.name
         others = [gpu for gpu in able_gpus(lane, self._overview.gpus()) if gpu.free and gpu.name != here]
-        choice = self._match([Line(lane=lane)], others, Turns())
+        turns = Turns()
+        turns.admit({lane: Line(lane=lane)})
+        choice = self._match(turns, others, now=0.0)
         if choice is None:
             return False
         why = decision(choice.decision.policy, "elsewhere", choice.decision.candidates)
         return await self._move(seat, choice.backend, why)
 
-    def _match(self, lines: Sequence[Line], gpus: Sequence[Gpu], turns: Turns) -> Choice | None:
-        return match(lines, gpus, turns, self._settings.policy_of, model_load_s=self._settings.model_load_s)
+    def _match(self, turns: Turns, gpus: Sequence[Gpu], now: float) -> Choice | None:
+        settings = self._settings
+        return match(turns, gpus, settings.policy_of, now=now, model_load_s=settings.model_load_s)
 
     async def _move(self, seat: Seat, backend: BackendId, why: Decision) -> bool:
         instance = self._registry.instances.get(backend)

@@ -3,7 +3,7 @@
 The one rule: every reason that is ever given stands in one table.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import nsmallest
 from typing import Final, Literal, NamedTuple
 
@@ -44,7 +44,7 @@ REASONS: Final[Mapping[Reason, str]] = {
 class Question(NamedTuple):
     """Which line goes where next, all of one kind; ``served`` tickets have been so far."""
 
-    lines: Sequence[Line]
+    lines: Collection[Line]
     gpus: Sequence[Gpu]
     order: Order
     estimates: Estimates

@@ -5,12 +5,14 @@ Among lanes of one rank the one with the least on its account goes next.
 """
 
 import heapq
-import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from typing import Final, Generic, Literal, TypeVar
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 from schemas.requests import Priority
 from schemas.subjects import Lane
+from services.scheduling.accounts import Accounts
+from services.scheduling.ranked import Ranked
 from services.scheduling.situation import Line
 
 Priorities = Literal["strict", "weighted"]
@@ -19,198 +21,203 @@ WEIGHTS: Final[Mapping[str, float]] = {Priority.HIGH: 9.0, Priority.NORMAL: 3.0,
 
 _RANKS: Final[Mapping[str, int]] = {str(priority): rank for rank, priority in enumerate(Priority)}
 _LEAST_CHARGE_S: Final = 0.001  # or a lane whose work takes no time would always be the next
-_MOST_LAG_S: Final = 60.0
-_MOST_IDLE: Final = 1024
-
-_Key = TypeVar("_Key", bound=Hashable)
-
-
-class _Accounts(Generic[_Key]):
-    """Seconds charged to keys that compete, of one kind of GPU.
-
-    ``group`` names what a key has in common with those that compete with it for the same GPUs.
-    """
-
-    def __init__(self, group: Callable[[_Key], Hashable]) -> None:
-        self._group = group
-        self._spent: dict[_Key, float] = {}
-        self._last: dict[_Key, float] = {}
-        self._working: frozenset[_Key] = frozenset()
-
-    def of(self, key: _Key) -> float:
-        return self._spent.get(key, 0.0)
-
-    def charge(self, key: _Key, seconds: float) -> None:
-        self._spent[key] = self.of(key) + seconds
-        self._last[key] = seconds
-
-    def correct(self, key: _Key, seconds: float, true_s: float) -> None:
-        if key in self._spent:
-            self._spent[key] += seconds
-            self._last[key] = true_s
-
-    def admit(self, working: frozenset[_Key]) -> None:
-        """Take in who has work now. Who had none begins level with the others, or a charge behind them."""
-        stayed = working & self._working
-        floors = self._least(stayed)
-        if stayed:
-            floor = min(floors.values())
-        else:
-            floor = min((self._spent[key] for key in working if key in self._spent), default=0.0)
-        came = working - stayed
-        for key in came:
-            least = floors.get(self._group(key), floor)
-            most = least + self._last.get(key, 0.0)
-            self._spent[key] = min(max(self.of(key), least), most)
-        self._working = working
-        self._draw_up(self._least(working) if came else floors)
-        self._forget(floor)
-
-    def _least(self, keys: Iterable[_Key]) -> dict[Hashable, float]:
-        least: dict[Hashable, float] = {}
-        group_of, spent_by = self._group, self._spent
-        for key in keys:
-            group, spent = group_of(key), spent_by[key]
-            if spent < least.get(group, math.inf):
-                least[group] = spent
-        return least
-
-    def _draw_up(self, least: Mapping[Hashable, float]) -> None:
-        """Keep groups within sight of each other, differences inside a group as they are.
-
-        Who finds no GPU, or slower ones, falls behind the others; what can run on the GPUs of both would be
-        held to the account of the one and take the other's place for as long as the two are apart.
-        """
-        if not least or max(least.values()) - min(least.values()) <= _MOST_LAG_S:
-            return
-        lag_s = _MOST_LAG_S + 2 * max(self._last.get(key, 0.0) for key in self._working)
-        near = max(least.values()) - lag_s
-        if min(least.values()) >= near:
-            return
-        for key in self._working:
-            self._spent[key] += max(0.0, near - least[self._group(key)])
-
-    def _forget(self, floor: float) -> None:
-        """Forget who has no work and would begin like any other."""
-        if len(self._spent) == len(self._working):
-            return  # all of them are at work
-        idle = [key for key in self._spent if key not in self._working]
-        for key in idle:
-            if len(idle) > _MOST_IDLE or (self._working and self._spent[key] <= floor):
-                del self._spent[key]
-                self._last.pop(key, None)
 
 
 class _Rank:
     """Lanes of one rank. Ranks of the least ``place`` go first; a charge moves it on by ``step`` of it."""
 
-    __slots__ = ("heap", "place", "step", "tie")
+    __slots__ = ("_again", "_index", "_lanes", "place", "step", "tie")
 
-    def __init__(self, place: float, tie: int, step: float) -> None:
+    def __init__(
+        self, lanes: Ranked[Lane] | list[tuple[float, Lane]], tie: float, place: float, step: float
+    ) -> None:
+        self._lanes = lanes
+        self._index = 0
+        self._again: list[tuple[float, Lane]] = []
         self.place = place
         self.tie = tie
         self.step = step
-        self.heap: list[tuple[float, Lane, Line]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._again) or self._index < len(self._lanes)
+
+    def take(self) -> tuple[float, Lane]:
+        if self._again and (self._index == len(self._lanes) or self._again[0] < self._lanes[self._index]):
+            return heapq.heappop(self._again)
+        self._index += 1
+        return self._lanes[self._index - 1]
+
+    def copy(self) -> "_Rank":
+        return _Rank(self._lanes.copy(), self.tie, self.place, self.step)
+
+    def put_back(self, spent: float, lane: Lane) -> None:
+        heapq.heappush(self._again, (spent, lane))
 
 
 class Order:
-    """Whose turn it would be next, and after that: a copy of the accounts to try things out on."""
+    """Whose turn it would be next, and after that: the accounts are left as they are.
 
-    def __init__(self, ranks: Collection[_Rank]) -> None:
+    It holds until its kind's lines change, a copy for ever.
+    """
+
+    def __init__(self, ranks: Sequence[_Rank], lines: Mapping[Lane, Line]) -> None:
         self._ranks = ranks
-        for rank in ranks:
-            heapq.heapify(rank.heap)
-        self._taken: tuple[_Rank, tuple[float, Lane, Line]] | None = None
+        self._lines = lines
+        self._taken: tuple[_Rank, float, Lane] | None = None
 
     def next(self) -> Line | None:
         """Take out the line whose turn it is; None when there is none left."""
-        rank = min((r for r in self._ranks if r.heap), key=lambda r: (r.place, r.tie), default=None)
+        rank = min(filter(None, self._ranks), key=lambda rank: (rank.place, rank.tie), default=None)
         if rank is None:
             return None
-        self._taken = rank, heapq.heappop(rank.heap)
-        return self._taken[1][2]
+        self._taken = rank, *rank.take()
+        return self._lines[self._taken[-1]]
+
+    def copy(self) -> "Order":
+        """Give the same order, of which nothing has been taken out yet."""
+        return Order([rank.copy() for rank in self._ranks], dict(self._lines))
 
     def served(self, seconds: float, *, more: bool) -> None:
         """Charge the line that was taken out last, and put it back if it has more tickets."""
         if self._taken is None:
             return
-        rank, (spent, lane, line) = self._taken
+        rank, spent, lane = self._taken
         rank.place += seconds * rank.step
         if more:
-            heapq.heappush(rank.heap, (spent + seconds, lane, line))
+            rank.put_back(spent + seconds, lane)
+
+
+class _Field:
+    """The lanes of one kind that have work, by rank and account; ``shares`` are the accounts of priorities.
+
+    A rank is a place among ranks and the priority by whose share it is moved on, "" where priorities are
+    strict: then it gets better with each ``ageing_s`` that a lane waits, so nothing waits for ever.
+    """
+
+    def __init__(self, priorities: Priorities, ageing_s: float) -> None:
+        self._weighted = priorities == "weighted"
+        self._ageing_s = ageing_s
+        self._older: Ranked[Lane] = Ranked()  # by the moment when its rank gets better
+        self._ranks: dict[tuple[float, str], Ranked[Lane]] = {}
+        self._rank_of: dict[Lane, tuple[float, str]] = {}
+        self._at_work: Counter[str] = Counter()
+        self.lines: dict[Lane, Line] = {}
+        self.lanes: Accounts[Lane] = Accounts(_queue)
+        self.shares: Accounts[str] = Accounts(str)
+
+    def admit(self, changes: Mapping[Lane, Line | None]) -> None:
+        came, gone = [], []
+        for lane, line in changes.items():
+            known = self.lines.get(lane)
+            if line == known:
+                continue
+            if line is None:
+                del self.lines[lane]
+                gone.append(lane)
+                continue
+            self.lines[lane] = line
+            self.lanes.moved.add(lane)  # its age is another
+            if known is None:
+                came.append(lane)
+        self.lanes.admit(came, gone)
+        before = self._priorities
+        self._at_work.update(lane.priority for lane in came)
+        self._at_work.subtract(lane.priority for lane in gone)
+        self.shares.admit(self._priorities - before, before - self._priorities)
+
+    @property
+    def _priorities(self) -> set[str]:
+        return {priority for priority, lanes in self._at_work.items() if lanes}
+
+    def order(self, now: float) -> Order:
+        while self._older and self._older[0][0] <= now:
+            lane = self._older[0][1]
+            self._older.drop(lane)
+            self.lanes.moved.add(lane)
+        for lane in self.lanes.moved:
+            self._place(lane, now)
+        self.lanes.moved.clear()
+        ranks = [
+            _Rank(lanes, tie, self.shares.of(share), 1 / weight(share) if share else 0.0)
+            for (tie, share), lanes in self._ranks.items()
+        ]
+        return Order(ranks, self.lines)
+
+    def _place(self, lane: Lane, now: float) -> None:
+        """Put a lane where it belongs by now, nowhere if it has no work."""
+        line = self.lines.get(lane)
+        rank = None if line is None else self._rank(line, now)
+        before = self._rank_of.pop(lane, rank)
+        if before is not None and before != rank:
+            self._ranks[before].drop(lane)
+            if not self._ranks[before]:
+                del self._ranks[before]
+        if rank is None:
+            self._older.drop(lane)
+        else:
+            self._rank_of[lane] = rank
+            self._ranks.setdefault(rank, Ranked()).put(lane, self.lanes.of(lane))
+
+    def _rank(self, line: Line, now: float) -> tuple[float, str]:
+        priority = line.lane.priority
+        rank = _RANKS.get(priority, len(_RANKS))  # one that is not known comes last
+        if self._weighted:
+            return rank, priority
+        ages = (now - line.since) // self._ageing_s
+        self._older.put(line.lane, line.since + (ages + 1) * self._ageing_s)
+        return rank - ages, ""
 
 
 class Turns:
     """The accounts of one dispatcher. ``ageing_s``: strict priorities only."""
 
     def __init__(self, priorities: Priorities = "strict", ageing_s: float = 300.0) -> None:
-        self._weighted = priorities == "weighted"
-        self._ageing_s = ageing_s
-        self._lanes: dict[str, _Accounts[Lane]] = {}
-        self._shares: dict[str, _Accounts[str]] = {}
+        self._field_of = defaultdict[str, _Field](lambda: _Field(priorities, ageing_s))
         self.count = 0
 
-    def admit(self, lines: Iterable[Line]) -> None:
-        """Take in which lanes have work now, of all kinds: all of them, each time anything has changed."""
-        working: dict[str, list[Lane]] = {kind: [] for kind in self._lanes}
-        for line in lines:
-            working.setdefault(line.lane.kind, []).append(line.lane)
-        for kind, lanes in working.items():
-            self._lanes.setdefault(kind, _Accounts(_queue)).admit(frozenset(lanes))
-            shares = self._shares.setdefault(kind, _Accounts(str))
-            shares.admit(frozenset(lane.priority for lane in lanes))
+    def admit(self, changes: Mapping[Lane, Line | None]) -> None:
+        """Take in which lanes have other work than before; None where there is none any more."""
+        by_kind: dict[str, dict[Lane, Line | None]] = {}
+        for lane, line in changes.items():
+            by_kind.setdefault(lane.kind, {})[lane] = line
+        for kind, of_kind in by_kind.items():
+            self._field_of[kind].admit(of_kind)
 
-    def order(self, lines: Iterable[Line]) -> Order:
-        """Give the order of lines of one kind, all of which have been admitted."""
-        ranks: dict[float | str, _Rank] = {}
-        rank_of = self._share if self._weighted else self._level
-        for line in lines:
-            lane = line.lane
-            rank_of(line, ranks).heap.append((self._lanes[lane.kind].of(lane), lane, line))
-        return Order(ranks.values())
+    @property
+    def any_wait(self) -> bool:
+        return any(field.lines for field in self._field_of.values())
+
+    def lines(self, kind: str) -> Mapping[Lane, Line]:
+        """Give the lanes of one kind that have work."""
+        return self._field_of[kind].lines
+
+    def accounts(self, kind: str) -> Accounts[Lane]:
+        """Give what the lanes of one kind have had."""
+        return self._field_of[kind].lanes
+
+    def order(self, kind: str, now: float) -> Order:
+        """Give the order of one kind's lines; ``now`` by the clock of their ``since``."""
+        return self._field_of[kind].order(now)
 
     def serve(self, lane: Lane, seconds: float) -> None:
         """Charge a lane what its ticket is expected to take."""
         self.count += 1
         seconds = max(seconds, _LEAST_CHARGE_S)
-        self._lanes.setdefault(lane.kind, _Accounts(_queue)).charge(lane, seconds)
-        share = self._shares.setdefault(lane.kind, _Accounts(str))
-        share.charge(lane.priority, seconds / weight(lane.priority))
+        field = self._field_of[lane.kind]
+        field.lanes.charge(lane, seconds)
+        field.shares.charge(lane.priority, seconds / weight(lane.priority))
 
     def settle(self, lane: Lane, estimated_s: float, true_s: float) -> None:
         """Correct a charge when the attempt has ended, by 0 where there was none after all."""
         more = true_s - max(estimated_s, _LEAST_CHARGE_S)
-        if lane.kind in self._lanes:
-            self._lanes[lane.kind].correct(lane, more, true_s)
-            by = weight(lane.priority)
-            self._shares[lane.kind].correct(lane.priority, more / by, true_s / by)
-
-    def _level(self, line: Line, ranks: dict[float | str, _Rank]) -> _Rank:
-        """Strict: the priority's rank, one less for each time of ageing, so nothing waits for ever."""
-        level = _rank(line.lane.priority) - line.waited_s // self._ageing_s
-        rank = ranks.get(level)
-        if rank is None:
-            rank = ranks[level] = _Rank(level, 0, 0.0)
-        return rank
-
-    def _share(self, line: Line, ranks: dict[float | str, _Rank]) -> _Rank:
-        """Weighted: the priorities' own accounts, a second costing each the less the more it weighs."""
-        priority = line.lane.priority
-        rank = ranks.get(priority)
-        if rank is None:
-            spent = self._shares[line.lane.kind].of(priority)
-            rank = ranks[priority] = _Rank(spent, _rank(priority), 1 / weight(priority))
-        return rank
+        field, by = self._field_of[lane.kind], weight(lane.priority)
+        field.lanes.correct(lane, more, true_s)
+        field.shares.correct(lane.priority, more / by, true_s / by)
 
 
 def weight(priority: str) -> float:
     """Give a priority's share of GPU seconds; one that is not known, from a newer api, has that of low."""
     return WEIGHTS.get(priority, WEIGHTS[Priority.LOW])
-
-
-def _rank(priority: str) -> int:
-    """Order the priorities; one that is not known comes last."""
-    return _RANKS.get(priority, len(_RANKS))
 
 
 def _queue(lane: Lane) -> tuple[str, str]:

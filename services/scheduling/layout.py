@@ -12,7 +12,7 @@ more than ``MOST_PLACED``.
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from schemas.events import Candidate
@@ -101,13 +101,13 @@ class _Layout:
         self._free: dict[str, list[_Seat]] = {}
         self._busy: dict[str, list[_Seat]] = {}
 
-    def first(self, order: Order, lines: Sequence[Line]) -> Choice | None:
+    def first(self, order: Order, lines: Iterable[Line]) -> Choice | None:
         """Lay out the lines in order until one gets a free slot; None when nothing should start now."""
         left: dict[Lane, int] = {}
         horizon_s: float | None = None
         placed = 0
         while line := order.next():
-            free, busy = self._best(line)
+            free, busy = self._best(line.lane.model, line.units)
             if free and not (busy and free.waits_for(busy, line.units)):
                 return self._choice(line, free)
             if busy is None:  # nobody else depends on it
@@ -123,19 +123,23 @@ class _Layout:
                 self._close(busy.spot)
         return None
 
-    def _best(self, line: Line) -> tuple[_Seat | None, _Seat | None]:
+    def _best(self, model: str, units: float) -> tuple[_Seat | None, _Seat | None]:
         """Find where a ticket would best go, of the free and of the busy ones; in turn among equals."""
-        model = line.lane.model
         if model not in self._free:
             seats = [seat for spot in self._spots if (seat := spot.offer(model, self._estimates))]
             self._free[model] = [seat for seat in seats if seat.spot.gpu.free]
             self._busy[model] = [seat for seat in seats if not (seat.spot.gpu.free or seat.spot.closed)]
-        return _soonest(self._free[model], line.units), _soonest(self._busy[model], line.units)
+        return _soonest(self._free[model], units), _soonest(self._busy[model], units)
 
-    def _horizon_s(self, lines: Sequence[Line]) -> float:
+    def _horizon_s(self, lines: Iterable[Line]) -> float:
         """Give what the free slot costs the line that can have one and for which it costs the most."""
+        most: dict[str, float] = {}
+        for line in lines:
+            if line.units > most.get(line.lane.model, 0.0):
+                most[line.lane.model] = line.units
         return max(
-            (free.cost_s(line.units) for line in lines if (free := self._best(line)[0])), default=0.0
+            (free.cost_s(units) for model, units in most.items() if (free := self._best(model, units)[0])),
+            default=0.0,
         )
 
     def _close(self, spot: _Spot) -> None:

@@ -10,30 +10,29 @@ from services.scheduling.deciding import Question
 from services.scheduling.estimates import Estimates
 from services.scheduling.fairness import Turns
 from services.scheduling.policies import POLICIES
-from services.scheduling.situation import Choice, Gpu, Line
+from services.scheduling.situation import Choice, Gpu
 
 
 def match(
-    lines: Sequence[Line],
-    gpus: Sequence[Gpu],
     turns: Turns,
+    gpus: Sequence[Gpu],
     policy_of: Callable[[str], str],
     *,
+    now: float,
     model_load_s: float,
 ) -> Choice | None:
     """Give the pair to serve next; None when nothing that waits should start now.
 
-    ``lines`` are all lanes with work and ``gpus`` all that take work, of all kinds, busy and free.
+    ``turns`` knows all lanes with work, and ``gpus`` are all that take work, of all kinds, busy and free.
     ``policy_of`` names a kind's policy; ``model_load_s`` seconds a load takes until one was seen.
     """
-    turns.admit(lines)
     for kind in sorted({gpu.kind for gpu in gpus if gpu.free}):
-        waiting = [line for line in lines if line.lane.kind == kind]
-        if not waiting:
+        lines = turns.lines(kind)
+        if not lines:
             continue
         able = [gpu for gpu in gpus if gpu.kind == kind]
         question = Question(
-            waiting, able, turns.order(waiting), Estimates(able, model_load_s), served=turns.count
+            lines.values(), able, turns.order(kind, now), Estimates(able, model_load_s), served=turns.count
         )
         if found := POLICIES[policy_of(kind)](question):
             return found

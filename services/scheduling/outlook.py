@@ -9,7 +9,7 @@ begun by then begins then at the earliest.
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -56,9 +56,9 @@ class Onlooker:
     What a task is expected to take is charged when it is first seen to run.
     """
 
-    def __init__(self, priorities: Priorities = "strict") -> None:
+    def __init__(self, kind: str, priorities: Priorities = "strict") -> None:
+        self._kind = kind
         self.turns = Turns(priorities)
-        self._waiting: frozenset[Lane] = frozenset()
         self._running: frozenset[str] = frozenset()
 
     def ran(self, running: Mapping[str, tuple[Lane, float]]) -> None:
@@ -66,20 +66,15 @@ class Onlooker:
         begun = [running[task_id] for task_id in running.keys() - self._running]
         self._running = frozenset(running)
         if begun:  # they waited a moment ago
-            self.turns.admit(_lines(self._waiting.union(lane for lane, _ in begun)))
+            self.turns.admit({lane: Line(lane=lane) for lane, _ in begun})
         for lane, seconds in begun:
             self.turns.serve(lane, seconds)
 
     def order(self, lanes: Mapping[Lane, Sequence[Waiting]]) -> Order:
         """Take in who waits, and give the order of it."""
-        self._waiting = frozenset(lanes)
-        lines = _lines(lanes)
-        self.turns.admit(lines)
-        return self.turns.order(lines)
-
-
-def _lines(lanes: Iterable[Lane]) -> list[Line]:
-    return [Line(lane=lane) for lane in lanes]
+        gone = self.turns.lines(self._kind).keys() - lanes.keys()
+        self.turns.admit({**dict.fromkeys(gone), **{lane: Line(lane=lane) for lane in lanes}})
+        return self.turns.order(self._kind, now=0.0).copy()
 
 
 class _Queue(Struct):
@@ -96,10 +91,10 @@ class _Queue(Struct):
 class Outlook:
     """Of one kind; complete once ``steps`` has been gone through."""
 
-    def __init__(self, moment: Moment, lineup: Lineup, onlooker: Onlooker | None = None) -> None:
+    def __init__(self, moment: Moment, lineup: Lineup, onlooker: Onlooker) -> None:
         self.moment = moment
         self._lineup = lineup
-        self._onlooker = onlooker or Onlooker()
+        self._onlooker = onlooker
         self._looked = Counter(task.lane.priority for task in lineup.first)
         self._seen = Counter(task.lane for task in lineup.first)
         self._work_s: dict[Lane, float] = {}

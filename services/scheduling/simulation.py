@@ -119,9 +119,11 @@ class _Waiting:
         self.units = 0.0
         self.since_s = 0.0
 
-    def line(self, lane: Lane, now_s: float) -> Line:
+    def line(self, lane: Lane) -> Line | None:
         count = len(self.tasks)
-        return Line(lane=lane, waiting=count, units=self.units / count, waited_s=now_s - self.since_s)
+        if not count:
+            return None
+        return Line(lane=lane, waiting=count, units=self.units / count, since=self.since_s)
 
 
 class _Replay:
@@ -139,6 +141,7 @@ class _Replay:
         self._turns = turns
         self._model_load_s = model_load_s
         self._lanes: dict[Lane, _Waiting] = {}
+        self._changed: set[Lane] = set()
         self._ends: list[tuple[float, int, _Run]] = []
         self._done: list[_Run] = []
         self._count = 0
@@ -151,6 +154,7 @@ class _Replay:
             waiting.since_s = arrival.at_s
         waiting.tasks.append(arrival)
         waiting.units += arrival.units
+        self._changed.add(arrival.lane)
         self._tenants.wait(arrival.tenant, 1)
         self._serve()
 
@@ -173,11 +177,19 @@ class _Replay:
             self._start(choice)
 
     def _choice(self) -> Choice | None:
-        lines = [waiting.line(lane, self._now_s) for lane, waiting in self._lanes.items() if waiting.tasks]
-        if not lines or all(len(s.runs) == s.machine.slots for s in self._states.values()):
+        if all(len(s.runs) == s.machine.slots for s in self._states.values()):
             return None
-        gpus = self._gpus()
-        return match(lines, gpus, self._turns, lambda _: self._policy, model_load_s=self._model_load_s)
+        self._turns.admit({lane: self._lanes[lane].line(lane) for lane in self._changed})
+        self._changed.clear()
+        if not self._turns.any_wait:
+            return None
+        return match(
+            self._turns,
+            self._gpus(),
+            lambda _: self._policy,
+            now=self._now_s,
+            model_load_s=self._model_load_s,
+        )
 
     def _gpus(self) -> list[Gpu]:
         return [state.gpu(self._now_s) for state in self._states.values()]
@@ -186,6 +198,7 @@ class _Replay:
         waiting = self._lanes[choice.lane]
         arrival = waiting.tasks.popleft()
         waiting.units -= arrival.units
+        self._changed.add(choice.lane)
         waiting.since_s = self._now_s
         self._turns.serve(choice.lane, choice.seconds)
         gpus = [gpu for gpu in self._gpus() if gpu.kind == choice.lane.kind]

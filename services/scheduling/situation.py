@@ -40,13 +40,13 @@ class Gpu(Struct, frozen=True, kw_only=True):
 class Line(Struct, frozen=True, kw_only=True):
     """A lane with work. ``waiting`` tickets, at least one, of ``units`` of work each on average.
 
-    ``waited_s`` is how long it has had work and not been served.
+    ``since`` is the moment from which on it has had work and not been served, on the clock of who matches.
     """
 
     lane: Lane
     waiting: int = 1
     units: float = 1.0
-    waited_s: float = 0.0
+    since: float = 0.0
 
 
 class Choice(Struct, frozen=True, kw_only=True):

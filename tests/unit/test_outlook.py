@@ -24,6 +24,7 @@ from services.scheduling.moment import Moment
 from services.scheduling.outlook import FEW, Lineup, Onlooker, Outlook, Waiting
 from services.scheduling.situation import Gpu, Line
 from tests.builders import T0
+from tests.lanes import admit
 
 LOAD_S = 15.0
 
@@ -59,7 +60,7 @@ def outlook(
         first=tasks, counts=more.pop("counts", counts), depths={**depths, **more.pop("depths", {})}
     )
     priorities = more.pop("priorities", "strict")
-    onlooker = more.pop("onlooker", None) or Onlooker(priorities)
+    onlooker = more.pop("onlooker", None) or Onlooker("image", priorities)
     made = Outlook(Moment(gpus=gpus, model_load_s=LOAD_S, **more), lineup, onlooker)
     for _ in made.steps(3):
         pass
@@ -143,7 +144,7 @@ def test_lanes_take_turns_so_that_many_tasks_delay_one_by_about_one() -> None:
 
 def test_whose_task_was_seen_to_start_comes_after_who_waits_for_the_first() -> None:
     had, waits = lane(number=1), lane(number=2)
-    seen, line = Onlooker(), (waiting(2, where=had), waiting(3, where=waits))
+    seen, line = Onlooker("image"), (waiting(2, where=had), waiting(3, where=waits))
 
     assert ends(outlook(*line, onlooker=seen)) == {2: 10, 3: 20}
     seen.ran({"1.1": (had, 30.0)})
@@ -365,7 +366,7 @@ def test_how_it_is_cut_into_steps_changes_nothing(tasks: list[Waiting], size: in
         Moment(gpus=(gpu("image-1", "sdxl", "flux"),), model_load_s=LOAD_S),
         Lineup(first=tasks),
     )
-    pieces, whole = Outlook(moment, lineup), Outlook(moment, lineup)
+    pieces, whole = (Outlook(moment, lineup, Onlooker("image")) for _ in range(2))
     for one, step in ((pieces, size), (whole, 1000)):
         for _ in one.steps(step):
             pass
@@ -442,7 +443,8 @@ def served(gpus: list[Gpu], tasks: list[Waiting], priorities: Priorities) -> dic
             for lane, left in lanes.items()
             if left
         ]
-        choice = match(lines, gpus, turns, lambda _: NAME, model_load_s=LOAD_S)
+        admit(turns, lines)
+        choice = match(turns, gpus, lambda _: NAME, now=0.0, model_load_s=LOAD_S)
         if choice is None:
             before_s, (now_s, index, slot) = now_s, heapq.heappop(running)
             gpus[index] = replace(gpus[index], free=(*gpus[index].free, slot))

@@ -10,24 +10,25 @@ from hypothesis import strategies as st
 from schemas.subjects import Lane
 from services.scheduling.fairness import Priorities, Turns
 from services.scheduling.situation import Line
+from tests.lanes import admit
 
 
 def lane(number: int = 0, priority: str = "normal", model: str = "x", kind: str = "image") -> Lane:
     return Lane(kind, model, priority, number)
 
 
-def line(of: Lane, waiting: int = 1, waited_s: float = 0.0) -> Line:
-    return Line(lane=of, waiting=waiting, waited_s=waited_s)
+def line(of: Lane, waiting: int = 1, since: float = 0.0) -> Line:
+    return Line(lane=of, waiting=waiting, since=since)
 
 
-def upcoming(turns: Turns, lines: list[Line]) -> Lane | None:
-    turns.admit(lines)
-    found = turns.order(lines).next()
+def upcoming(turns: Turns, lines: list[Line], now: float = 0.0) -> Lane | None:
+    admit(turns, lines)
+    found = turns.order("image", now).next()
     return found.lane if found else None
 
 
-def serve(turns: Turns, lines: list[Line], seconds: float) -> Lane:
-    served = upcoming(turns, lines)
+def serve(turns: Turns, lines: list[Line], seconds: float, now: float = 0.0) -> Lane:
+    served = upcoming(turns, lines, now)
     assert served is not None
     turns.serve(served, seconds)
     return served
@@ -88,7 +89,7 @@ def test_a_lane_pays_for_at_most_its_last_ticket_of_the_past() -> None:
     turns = Turns()
     for _ in range(100):
         serve(turns, [line(A, 99)], 7.0)
-    turns.admit([])
+    admit(turns, [])
     serve(turns, [line(B, 9)], 1.0)
     lines = [line(A, 9), line(B, 9)]
     before = 0
@@ -101,7 +102,7 @@ def test_one_task_at_a_time_gets_no_more_than_a_backlog() -> None:
     turns, backlog, single = Turns(), [line(A, 99)], line(B)
     for _ in range(20):
         first = serve(turns, [*backlog, single], 1.0)
-        turns.admit(backlog if first == B else [*backlog, single])
+        admit(turns, backlog if first == B else [*backlog, single])
     lines = [*backlog, single]
     assert Counter(serve(turns, lines, 1.0) for _ in range(10)) == {A: 5, B: 5}
 
@@ -141,8 +142,8 @@ def test_strict_low_waits_no_longer_than_ageing_lets_it(lanes: int, cost: float)
     since = dict.fromkeys([*highs, low], 0.0)
     now = 0.0
     while now < 4 * ageing_s + lanes * cost:
-        lines = [line(of, 99, now - began) for of, began in since.items()]
-        served = serve(turns, lines, cost)
+        lines = [line(of, 99, began) for of, began in since.items()]
+        served = serve(turns, lines, cost, now)
         if served == low:
             break
         now += cost
@@ -153,10 +154,11 @@ def test_strict_low_waits_no_longer_than_ageing_lets_it(lanes: int, cost: float)
 def test_strict_what_has_aged_a_level_is_level_with_the_next_priority() -> None:
     turns = Turns(ageing_s=60.0)
     normal, low = lane(0, "normal"), lane(0, "low")
-    lines = [line(normal, 9), line(low, 9, waited_s=60.0)]
-    turns.admit(lines)
+    lines = [line(normal, 9, since=59.0), line(low, 9)]
+    admit(turns, lines)
     turns.serve(normal, 1.0)
-    assert upcoming(turns, lines) == low
+    assert upcoming(turns, lines, 59.0) == normal
+    assert upcoming(turns, lines, 60.0) == low
 
 
 @given(costs=st.tuples(*[st.floats(1, 20)] * 3))
@@ -180,8 +182,8 @@ def test_weighted_priorities_share_seconds_nine_to_three_to_one(costs: tuple[flo
 @pytest.mark.parametrize("priorities", ["strict", "weighted"])
 def test_trying_things_out_changes_no_account(priorities: Priorities) -> None:
     turns, lines = Turns(priorities), [line(A, 9), line(B, 9)]
-    turns.admit(lines)
-    order = turns.order(lines)
+    admit(turns, lines)
+    order = turns.order("image", 0.0)
     tried = []
     for _ in range(4):
         found = order.next()
@@ -194,8 +196,8 @@ def test_trying_things_out_changes_no_account(priorities: Priorities) -> None:
 
 def test_a_line_without_more_tickets_leaves_the_order() -> None:
     turns, lines = Turns(), [line(A), line(B)]
-    turns.admit(lines)
-    order = turns.order(lines)
+    admit(turns, lines)
+    order = turns.order("image", 0.0)
     found = []
     while taken := order.next():
         found.append(taken.lane)
@@ -206,8 +208,8 @@ def test_a_line_without_more_tickets_leaves_the_order() -> None:
 def test_weighted_a_line_that_leaves_is_charged_to_its_priority_all_the_same() -> None:
     turns = Turns("weighted")
     lines = [line(lane(0, "high")), line(lane(1, "high")), line(lane(0, "low"))]
-    turns.admit(lines)
-    order = turns.order(lines)
+    admit(turns, lines)
+    order = turns.order("image", 0.0)
     found = []
     while taken := order.next():
         found.append(taken.lane.priority)
@@ -219,7 +221,7 @@ def test_kinds_do_not_compete() -> None:
     turns, speech = Turns(), lane(0, kind="speech")
     for _ in range(9):
         serve(turns, [line(A, 9)], 100.0)
-    turns.admit([line(A, 9), line(speech, 9)])
+    turns.admit({A: line(A, 9), speech: line(speech, 9)})
     turns.serve(speech, 1.0)
     fresh = [line(A, 9), line(B, 9)]
     assert Counter(serve(turns, fresh, 100.0) for _ in range(4)) == {A: 2, B: 2}
@@ -229,13 +231,13 @@ def test_queues_on_gpus_of_unequal_speed_do_not_lock_out_one_that_comes_between_
     turns = Turns()
     fast, slow, both = lane(0, model="fast"), lane(0, model="slow"), lane(0, model="any")
     lines = [line(fast, 99), line(slow, 99)]
-    turns.admit(lines)
+    admit(turns, lines)
     for _ in range(1000):
         turns.serve(fast, 8.0)
-        turns.admit(lines)
+        admit(turns, lines)
     turns.serve(slow, 8.0)
     contended = [line(fast, 99), line(both, 99)]
-    turns.admit([*lines, *contended[1:]])
+    admit(turns, [*lines, *contended[1:]])
     served = 0
     while upcoming(turns, contended) == both:
         turns.serve(both, 8.0)
@@ -248,5 +250,82 @@ def test_lanes_long_without_work_are_forgotten() -> None:
     for number in range(2000):
         serve(turns, [line(lane(0, model=f"m{number}"))], 5.0)
         serve(turns, [line(A, 99)], 5.0)
-    accounts = turns._lanes["image"]  # noqa: SLF001 - its size shows nowhere else
-    assert len(accounts._spent) <= 10  # noqa: SLF001 - as above
+    assert len(turns.accounts("image")) <= 10
+
+
+_LANES = st.builds(
+    lane, st.integers(0, 2), st.sampled_from(["high", "normal", "low", "someday"]), st.sampled_from("xy")
+)
+_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("work"), _LANES, st.floats(0, 500)),
+        st.tuples(st.just("none"), _LANES, st.just(0.0)),
+        st.tuples(st.just("serve"), _LANES, st.floats(0, 200)),
+        st.tuples(st.just("settle"), _LANES, st.floats(0, 200)),
+        st.tuples(st.just("look"), _LANES, st.floats(0, 100)),
+    ),
+    max_size=60,
+)
+
+
+@given(_STEPS)
+def test_strict_the_order_is_that_of_all_lanes_sorted_anew(steps: list[tuple[str, Lane, float]]) -> None:
+    turns, now, lines = Turns(ageing_s=60.0), 500.0, dict[Lane, Line]()
+    ranks = {"high": 0, "normal": 1, "low": 2, "someday": 3}
+
+    def place(of: Lane) -> tuple[float, float, Lane]:
+        return (
+            ranks[of.priority] - (now - lines[of].since) // 60.0,
+            turns.accounts("image").of(of),
+            of,
+        )
+
+    for what, which, number in [*steps, ("look", A, 0.0)]:
+        match what:
+            case "work":
+                lines[which] = line(which, since=number)
+                turns.admit({which: lines[which]})
+            case "none":
+                lines.pop(which, None)
+                turns.admit({which: None})
+            case "serve":
+                turns.serve(which, number)
+            case "settle":
+                turns.settle(which, 10.0, number)
+            case _:
+                now += number
+                order, found = turns.order("image", now), list[Lane]()
+                while taken := order.next():
+                    found.append(taken.lane)
+                assert found == sorted(lines, key=place)
+
+
+@given(_STEPS)
+def test_who_comes_is_level_with_who_is_there_or_a_charge_behind(
+    steps: list[tuple[str, Lane, float]],
+) -> None:
+    turns, working, dearest = Turns(), set[Lane](), 0.0
+    accounts = turns.accounts("image")
+
+    def least(of: Lane) -> float | None:
+        whose = of.model, of.priority
+        alike = [accounts.of(one) for one in working if (one.model, one.priority) == whose]
+        return min(alike or map(accounts.of, working), default=None)
+
+    for what, which, number in steps:
+        match what:
+            case "work" if which not in working:
+                floor = least(which)
+                turns.admit({which: line(which)})
+                working.add(which)
+                assert floor is None or floor <= accounts.of(which) <= floor + dearest + 1e-6
+            case "none":
+                turns.admit({which: None})
+                working.discard(which)
+            case "serve" if which in working:
+                turns.serve(which, number)
+                dearest = max(dearest, number, 0.001)
+            case _:
+                continue
+        leasts = [found for one in working if (found := least(one)) is not None]
+        assert not leasts or max(leasts) - min(leasts) <= 60.0 + 3 * dearest

@@ -19,6 +19,7 @@ from services.scheduling.matching import match
 from services.scheduling.policies import POLICIES, affine
 from services.scheduling.situation import Choice, Gpu, Line
 from services.settings import Balancing
+from tests.lanes import admit
 
 LEC = "least_expected_completion"
 TWO: Mapping[str, str] = {"x": "x", "y": "y"}
@@ -41,7 +42,9 @@ def line(
 def chosen(
     lines: list[Line], gpus: list[Gpu], policy: str = LEC, turns: Turns | None = None
 ) -> Choice | None:
-    return match(lines, gpus, turns or Turns(), lambda _: policy, model_load_s=20.0)
+    turns = turns or Turns()
+    admit(turns, lines)
+    return match(turns, gpus, lambda _: policy, now=0.0, model_load_s=20.0)
 
 
 def where(lines: list[Line], gpus: list[Gpu], policy: str = LEC) -> str | None:
@@ -105,7 +108,9 @@ def test_each_kind_has_its_own_policy_and_one_without_work_does_not_hold_up_anot
         asked.append(kind)
         return policy
 
-    found = match([speech], gpus, Turns(), policy_of, model_load_s=1.0)
+    turns = Turns()
+    turns.admit({speech.lane: speech})
+    found = match(turns, gpus, policy_of, now=0.0, model_load_s=1.0)
     assert found is not None
     assert (found.backend, asked) == ("s", ["speech"])
 
