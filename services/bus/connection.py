@@ -181,7 +181,9 @@ class Bus:
     async def api(self, subject: str, body: Any = None, timeout_s: float = 5.0) -> dict[str, Any]:
         """Call the JetStream API with JSON and give its JSON; ApiError when it refuses."""  # Any: JSON
         payload = b"" if body is None else msgspec.json.encode(body)
-        return accepted(await self.request(f"$JS.API.{subject}", payload, timeout_s=timeout_s))
+        answer = await self.request(f"$JS.API.{subject}", payload, timeout_s=timeout_s)
+        found: dict[str, Any] = _decode_json(accepted(answer))
+        return found
 
     async def send(
         self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, reply: str = ""
@@ -234,12 +236,11 @@ class Bus:
             del self._handlers[inbox]
 
 
-def accepted(answer: Msg) -> dict[str, Any]:  # Any: JSON
-    """Read what the JetStream API answered; ApiError when it refuses."""
-    reply: dict[str, Any] = _decode_json(answer.data)
-    if "error" in reply:
-        raise _refusal(msgspec.convert(reply["error"], _Failure))
-    return reply
+def accepted(answer: Msg) -> bytes:
+    """Give the JSON that the JetStream API answered; ApiError when it refuses."""
+    if failure := _decode_reply(answer.data).error:
+        raise _refusal(failure)
+    return answer.data
 
 
 def status(message: Msg) -> str | None:

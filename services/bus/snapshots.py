@@ -38,6 +38,10 @@ class State(Struct, frozen=True):
     first_ts: datetime
 
 
+class _Restored(Struct):
+    state: State
+
+
 class _Limits(Struct, frozen=True):
     max_age: int = 0
     allow_msg_ttl: bool = False
@@ -129,7 +133,7 @@ async def restore(bus: Bus, wanted: Description, chunks: Iterable[bytes]) -> Sta
         if taken.data:
             accepted(taken)
     made = accepted(await bus.request(subject, timeout_s=_RESTORING_S))
-    return msgspec.convert(made["state"], State)
+    return msgspec.json.decode(made, type=_Restored).state
 
 
 def difference(wanted: Description, found: State, now: datetime) -> str | None:

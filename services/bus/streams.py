@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from schemas.subjects import TASK_EVENTS, TASKS, Lane, lane_of_filter
-from services.bus.connection import ApiError, Bus, Msg, status
+from services.bus.connection import ApiError, Bus, Msg, accepted, status
 from services.bus.stored import from_direct_get
 
 STREAM_NOT_FOUND: Final = 10059
@@ -109,19 +109,41 @@ class Depth(Struct, frozen=True):
     delivered: int = 0
 
 
+class _Config(Struct):
+    filter_subject: str = ""
+
+
+class _Delivered(Struct):
+    consumer_seq: int
+
+
+class _Consumer(Struct):
+    config: _Config
+    delivered: _Delivered
+    num_pending: int
+    num_ack_pending: int
+
+
+class _Page(Struct):
+    total: int
+    consumers: tuple[_Consumer, ...] | None
+
+
+_decode_page: Final = msgspec.json.Decoder(_Page).decode
+
+
 async def lane_depths(bus: Bus) -> dict[Lane, Depth]:
     """Read every lane's depth; one request for 256 of them."""
     depths: dict[Lane, Depth] = {}
     offset, total = 0, 1
     while offset < total:
-        page = await bus.api(f"CONSUMER.LIST.{TASKS}", {"offset": offset})
-        consumers: list[dict[str, Any]] = page["consumers"] or []
+        asked = msgspec.json.encode({"offset": offset})
+        page = _decode_page(accepted(await bus.request(f"$JS.API.CONSUMER.LIST.{TASKS}", asked)))
+        consumers = page.consumers or ()
         for info in consumers:
-            lane = lane_of_filter(info["config"].get("filter_subject", ""))
+            lane = lane_of_filter(info.config.filter_subject)
             if lane is not None:
-                depths[lane] = Depth(
-                    info["num_pending"], info["num_ack_pending"], info["delivered"]["consumer_seq"]
-                )
-        total = page["total"]
+                depths[lane] = Depth(info.num_pending, info.num_ack_pending, info.delivered.consumer_seq)
+        total = page.total
         offset += len(consumers) or total
     return depths

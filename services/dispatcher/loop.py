@@ -6,7 +6,7 @@ The one rule: no ticket is pulled without a slot that can run it now.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from typing import Final
@@ -19,7 +19,7 @@ from schemas.lease import Claim
 from schemas.subjects import SUBMITTED, WAKE_CANCELLED, WAKE_EXPIRED, WAKE_SUBMITTED, Lane, parse_subject
 from schemas.work import units
 from services.bus.connection import ApiError, Bus, Msg
-from services.bus.streams import lane_depths
+from services.bus.streams import Depth, lane_depths
 from services.bus.tickets import Ticket
 from services.dispatcher.attempt import Reason
 from services.dispatcher.board import Board
@@ -39,6 +39,8 @@ from services.settings import Settings
 log = structlog.get_logger()
 
 REFRESH_S: Final = 1.5
+_LANES_PER_S: Final = 600
+"""So many are read anew at most; each takes 25 us of the server and 5 here."""
 LAST_WORDS_S: Final = 5.0
 ELSEWHERE_PAUSE: Final = timedelta(seconds=1)
 
@@ -130,13 +132,14 @@ class Loop:
 
     async def _refresh(self) -> None:
         """Read the depths anew, since wake-ups may be lost and redeliverable tickets send none."""
+        depths: Mapping[Lane, Depth] = {}
         while True:
             with contextlib.suppress(UnavailableError, ApiError):
                 depths = await lane_depths(self._bus)
                 in_hand = (t.address.lane for t in self._tickets if not t.out_of_hand)
                 self._board.refresh(depths, Counter(in_hand), _now())
             self._changed.set()
-            await asyncio.sleep(REFRESH_S)
+            await asyncio.sleep(max(REFRESH_S, len(depths) / _LANES_PER_S))
 
     def _assign(self) -> None:
         """Put every slot to work that has something to do, and give up the leases of the others."""
