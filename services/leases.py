@@ -5,6 +5,7 @@ The one rule: a holder trusts its lease only while, by its own clock, nobody can
 
 import asyncio
 import contextlib
+import math
 from typing import Final
 
 import structlog
@@ -15,7 +16,7 @@ from schemas.errors import UnavailableError
 from schemas.ids import BackendId, TaskId
 from schemas.lease import RELEASED, Claim, Lease, Sighting, claim, seen
 from schemas.registry import MOST_SLOTS
-from schemas.subjects import LEASES, lease_key
+from schemas.subjects import LEASES, SWEEPER, lease_key
 from services.bus.buckets import Bucket, Entry
 from services.bus.connection import Bus
 
@@ -24,6 +25,7 @@ log = structlog.get_logger()
 _RENEWALS: Final = 3
 _MARGIN: Final = 0.9
 _PAUSE_S: Final = 0.25
+_ALONE_S: Final = 60.0
 
 
 class Held:
@@ -100,6 +102,7 @@ class Leases:
         self._doubted: set[str] = set()
         self._renew_now = asyncio.Event()
         self._settled_at = 0.0
+        self._met_at = -math.inf
         self._followed = 0
         self._progress = asyncio.Condition()
         self.holder = holder
@@ -142,6 +145,8 @@ class Leases:
         self._doubted.discard(entry.key)
         known = self._seen.get(entry.key)
         lease = leases.decode(entry.value) if entry.value else RELEASED
+        if lease.holder not in (None, self.holder) and entry.key != SWEEPER:
+            self._met_at = asyncio.get_running_loop().time()
         if known is None or (known.revision, known.lease) != (entry.revision, lease):
             self._seen[entry.key] = seen(known, lease, entry.revision, asyncio.get_running_loop().time())
 
@@ -178,6 +183,11 @@ class Leases:
             due = asyncio.get_running_loop().time() - self.lease_s / _RENEWALS
             old = [held for held in self._held.values() if at_once or held.renewed_at <= due]
             await asyncio.gather(*(held.renew() for held in old))
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else has had a lease for a while, so that hardly anybody will be faster."""
+        return asyncio.get_running_loop().time() - self._met_at > _ALONE_S
 
     def sighting(self, key: str) -> Sighting | None:
         return self._seen.get(key)
