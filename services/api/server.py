@@ -13,6 +13,7 @@ from typing import Final
 import uvicorn
 from litestar import Litestar
 
+from services.api.connections import Connection
 from services.process import StartError
 
 _SEND_BUFFER: Final = 128 * 1024
@@ -62,7 +63,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="none",
-                http="httptools",
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",

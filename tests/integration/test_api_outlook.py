@@ -118,14 +118,16 @@ async def test_a_task_that_a_lease_is_for_is_no_longer_in_line_and_others_have_t
         where = await lane_of(rig, begun)
         while await lane_of(rig, behind := await rig.submit(model="flux")) != where:
             others.append(behind)
+
+        async def late(start: datetime, turn: int) -> bool:
+            late_s = seconds_from(start, (await shown(rig, behind))["queue"])
+            return abs(late_s - turn * RUNS_S) < 2
+
         await stands(rig, behind, len(others) + 2, "waiting_for_slot", foretold=True)
+        # Until all of them have been seen to wait; who is seen only later would not come before it.
+        await eventually(lambda: late(clock.now(), len(others) + 2))
         end_at = await busy(rig, rest_s=100, task_id=begun)
-
-        async def last() -> bool:
-            late_s = seconds_from(end_at, (await shown(rig, behind))["queue"])
-            return abs(late_s - (len(others) + 1) * RUNS_S) < 1
-
-        await eventually(last)
+        await eventually(lambda: late(end_at, len(others) + 1))
 
 
 async def lane_of(rig: Rig, task_id: TaskId) -> str:
