@@ -4,7 +4,6 @@ The one rule: a holder trusts its lease only while, by its own clock, nobody can
 """
 
 import asyncio
-import contextlib
 import math
 from typing import Final
 
@@ -19,6 +18,7 @@ from schemas.registry import MOST_SLOTS
 from schemas.subjects import LEASES, SWEEPER, lease_key
 from services.bus.buckets import Bucket, Entry
 from services.bus.connection import Bus
+from services.process import at_most
 
 log = structlog.get_logger()
 
@@ -175,10 +175,9 @@ class Leases:
         Each in its own time: all at once, many leases would keep a task from its start for that long.
         """
         while True:
-            at_once = False
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PAUSE_S):
-                    at_once = await self._renew_now.wait()
+            async with at_most(_PAUSE_S):
+                await self._renew_now.wait()
+            at_once = self._renew_now.is_set()
             self._renew_now.clear()
             due = asyncio.get_running_loop().time() - self.lease_s / _RENEWALS
             old = [held for held in self._held.values() if at_once or held.renewed_at <= due]

@@ -72,6 +72,17 @@ async def unless(stop: asyncio.Event, job: Coroutine[None, None, None]) -> bool:
             await asyncio.wait((running,), timeout=0.1)
 
 
+@contextlib.asynccontextmanager
+async def at_most(seconds: float) -> AsyncIterator[None]:
+    """Leave what is not done by then; who has to know looks at what became of it.
+
+    Not by ``asyncio.wait_for``, which in Python 3.11 may swallow a cancel that comes with the end.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            yield
+
+
 def _first(errors: BaseExceptionGroup) -> BaseException:
     first = errors.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first

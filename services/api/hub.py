@@ -6,7 +6,6 @@ await between them, so that it misses nothing and gets nothing twice.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -20,6 +19,7 @@ from services.api import frames
 from services.api.listeners import Client, Listeners, Topic
 from services.api.queries import ReadModel, ReadModelAwayError, Row
 from services.api.waits import Waits
+from services.process import at_most
 
 log = structlog.get_logger()
 
@@ -94,9 +94,8 @@ class Hub:
     async def run(self) -> None:
         """Tail, on a hint or every quarter of a second, until cancelled."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
-                    await self._hint.wait()
+            async with at_most(POLL_S):
+                await self._hint.wait()
             self._hint.clear()
             try:
                 self._model.look()

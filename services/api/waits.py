@@ -8,6 +8,8 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, TypeVar
 
+from services.process import at_most
+
 T = TypeVar("T")
 
 _LOOK_AGAIN_S: Final = 1.0
@@ -32,9 +34,8 @@ class Waits:
                 left_s = end_at - loop.time()
                 if enough(seen) or left_s <= 0 or self.closing:
                     return seen
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left_s, _LOOK_AGAIN_S)):
-                        await change
+                async with at_most(min(left_s, _LOOK_AGAIN_S)):
+                    await change
 
     @contextlib.contextmanager
     def _change(self, name: str) -> Iterator[asyncio.Future[None]]:

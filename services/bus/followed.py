@@ -4,12 +4,12 @@ The one rule: what cannot be read is as if it were not there, and is left to who
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Generic, TypeVar
 
 from services.bus.buckets import Bucket
 from services.bus.connection import Bus
+from services.process import at_most
 
 T = TypeVar("T")
 
@@ -47,9 +47,8 @@ class Followed(Generic[T]):
 
     async def reached(self, revision: int, patience_s: float) -> bool:
         """Wait until a write of one's own is in here; False where that takes too long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
-                while self._revision < revision:
-                    self._moved.clear()
-                    await self._moved.wait()
+        async with at_most(patience_s):
+            while self._revision < revision:
+                self._moved.clear()
+                await self._moved.wait()
         return self._revision >= revision

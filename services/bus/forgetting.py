@@ -5,7 +5,6 @@ to the erased task; doing it again deletes what is left.
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from schemas.subjects import NANOSECOND, TASKS, Address, parse_subject, schedule
 from services.bus.connection import ApiError, Bus, Msg, status
 from services.bus.stored import Stored, from_consumer, from_direct_get
 from services.bus.streams import CONSUMER_EXISTS
+from services.process import at_most
 
 _KEEPS: Final = TOKENS[TaskErased]
 _NO_MESSAGE: Final = frozenset({10037, 10043, 10057})
@@ -83,10 +83,9 @@ class Erasures:
         subscription = await self._bus.subscribe(inbox, receive)
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{TASKS}.{_CONSUMER}"
         body = msgspec.json.encode({"batch": _AT_ONCE, "no_wait": True})
-        with contextlib.suppress(TimeoutError):
-            await self._bus.client().publish(subject, body, reply=inbox)
-            async with asyncio.timeout(_PATIENCE_S):
-                await ended.wait()
+        await self._bus.client().publish(subject, body, reply=inbox)
+        async with at_most(_PATIENCE_S):
+            await ended.wait()
         await subscription.unsubscribe()
         return messages
 

@@ -16,6 +16,7 @@ from schemas.errors import DisconnectedError, TaskfoldError
 from schemas.subjects import NANOSECOND
 from services.bus.connection import ApiError, Bus, Msg, accepted, status
 from services.bus.streams import STREAM_NOT_FOUND
+from services.process import at_most
 
 CHUNK_BYTES: Final = 128 * 1024
 _WINDOW_BYTES: Final = 4 * 1024 * 1024
@@ -111,11 +112,10 @@ async def _chunks(bus: Bus, stream: str, arrived: asyncio.Queue[Msg], since: flo
 async def _next(bus: Bus, stream: str, arrived: asyncio.Queue[Msg], since: float) -> Msg:
     """Wait for the next chunk; one that was sent while the connection was away is lost."""
     for _ in range(_SILENCE_S):
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                message = await arrived.get()
-                if bus.connected_since == since:
-                    return message
+        async with at_most(1):
+            message = await arrived.get()
+            if bus.connected_since == since:
+                return message
         if bus.connected_since != since:
             raise DisconnectedError(f"the connection to NATS was lost in the middle of {stream}")
     raise BrokenOffError(f"{stream}: nothing came for {_SILENCE_S} s")

@@ -16,6 +16,7 @@ from services.cli.client import Api, Json, connected
 from services.cli.failures import AwayError, EndError
 from services.cli.operating import BACKENDS, backend_path, drained, told
 from services.cli.running import say
+from services.process import at_most
 
 _RENEWALS: Final = 3
 _RETRY_S: Final = 2.0
@@ -50,9 +51,8 @@ async def _stay(api: Api, body: Json, stop: asyncio.Event, *, as_json: bool) -> 
             if not away:
                 say(f"{str(error) or 'no answer in time'}; trying again until it is there")
             away, pause_s = True, min(every_s, _RETRY_S)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):
-                await stop.wait()
+        async with at_most(pause_s):
+            await stop.wait()
     return wanted is not None
 
 

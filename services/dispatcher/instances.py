@@ -4,7 +4,6 @@ The one rule: an instance is probed until it is up, and never written off.
 """
 
 import asyncio
-import contextlib
 
 import aiohttp
 import structlog
@@ -27,6 +26,7 @@ from services.dispatcher.fleet import Fleet
 from services.dispatcher.policies import health
 from services.dispatcher.policies.health import Limits, State
 from services.leases import Held, Leases
+from services.process import at_most
 from services.scheduling.situation import Gpu
 from services.settings import Settings
 
@@ -218,13 +218,12 @@ class Instance:
             if self.in_service != in_service:
                 leases.changed.set()
             pause_s = self._pause_s(settings, busy=self._busy(leases))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await self._look.wait()
-                    # Something has changed while it was UP; what is not is given time to become so.
-                    await asyncio.sleep(
-                        0 if self.state.up else self._pause_s(settings, busy=self._busy(leases))
-                    )
+            async with at_most(pause_s):
+                await self._look.wait()
+                # Something has changed while it was UP; what is not is given time to become so.
+                await asyncio.sleep(
+                    0 if self.state.up else self._pause_s(settings, busy=self._busy(leases))
+                )
 
     def _busy(self, leases: Leases) -> bool:
         return self.busy > 0 or bool(leases.running(self.backend.name))

@@ -32,6 +32,7 @@ from services.dispatcher.instances import Instance, Seat, Slot
 from services.dispatcher.registry import Registry
 from services.dispatcher.seating import Seating
 from services.leases import Leases
+from services.process import at_most
 from services.scheduling.fairness import Turns
 from services.scheduling.situation import Choice
 from services.settings import Settings
@@ -270,11 +271,10 @@ class Loop:
         await asyncio.gather(*(s.held.release() for s in slots if s.held and s.idle))
 
     async def _until_idle(self, patience_s: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
-                while self._at_work():
-                    self._changed.clear()
-                    await self._changed.wait()
+        async with at_most(patience_s):
+            while self._at_work():
+                self._changed.clear()
+                await self._changed.wait()
 
     def _at_work(self) -> bool:
         running = self._execution.running.values()

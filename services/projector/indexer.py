@@ -16,6 +16,7 @@ import structlog
 
 from schemas import textindex, writing
 from schemas.errors import TaskfoldError
+from services.process import at_most
 from services.projector.store import Store
 
 log = structlog.get_logger()
@@ -235,9 +236,8 @@ class Indexer:
             if self._suspected:
                 self._suspected = False
                 await worker.run(file.check)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_S):
-                    await self._store.applied.wait()
+            async with at_most(TICK_S):
+                await self._store.applied.wait()
             await asyncio.sleep(_BREATH_S)
 
     async def _advance(self, file: TextFile, worker: _Worker) -> list[int]:

@@ -14,6 +14,7 @@ from schemas import rebuilds
 from schemas.errors import UnavailableError
 from schemas.rebuilds import ENDS, Phase, Rebuild
 from services.bus.connection import Bus, Msg
+from services.process import at_most
 from services.projector.build import Progress
 
 log = structlog.get_logger()
@@ -66,9 +67,8 @@ class Rebuilds:
     async def run(self) -> None:
         """Tell again and again while there is somebody to be told; runs until cancelled."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TELL_S):
-                    await self._heard.wait()
+            async with at_most(TELL_S):
+                await self._heard.wait()
             self._heard.clear()
             if self._listeners:
                 await self._tell()

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import click
 
 from services.cli.running import DEFAULT_URL
-from services.process import StartError
+from services.process import StartError, at_most
 from services.settings import Settings, masked
 from services.up import folder, nats_server, plan, ports
 from services.up.plan import Places
@@ -161,14 +161,13 @@ async def _until_greeted(server: Child, port: int) -> None:
 
 async def _until_reached(urls: str) -> None:
     """Wait a moment for a NATS server of somebody else's; StartError when none of them answers."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_REACH_S):
-            while True:
-                for url in urls.split(","):
-                    parts = urlsplit(url if "://" in url else f"nats://{url}")
-                    if await ports.listens(parts.hostname or "127.0.0.1", parts.port or 4222):
-                        return
-                await asyncio.sleep(_POLL_S)
+    async with at_most(_REACH_S):
+        while True:
+            for url in urls.split(","):
+                parts = urlsplit(url if "://" in url else f"nats://{url}")
+                if await ports.listens(parts.hostname or "127.0.0.1", parts.port or 4222):
+                    return
+            await asyncio.sleep(_POLL_S)
     raise StartError(f"no NATS server answers at {masked(urls)}; TASKFOLD_NATS_URL names it")
 
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 from msgspec import Struct
 
-from services.process import StartError
+from services.process import StartError, at_most
 
 FIRST_DELAY_S: Final = 0.5
 LONGEST_DELAY_S: Final = 15.0
@@ -112,9 +112,8 @@ class Child:
         return clock() - began, ending
 
     async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
+        async with at_most(seconds):
+            await self._stopping.wait()
 
     async def stop(self) -> None:
         """End it: SIGTERM, then SIGKILL when its grace is over."""

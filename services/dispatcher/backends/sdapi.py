@@ -6,7 +6,6 @@ away.
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
@@ -39,6 +38,7 @@ from services.dispatcher.backends.classify import (
 )
 from services.dispatcher.backends.http import Endpoint
 from services.dispatcher.backends.oneshot import OneShot
+from services.process import at_most
 
 LOOK_EVERY_S: Final = 1.0
 LOOK_TIMEOUT_S: Final = 5.0
@@ -178,7 +178,6 @@ class SdapiCall(OneShot):
 
     async def _pause(self) -> None:
         """Sleep; a wish to stop ends the sleep."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_EVERY_S):
-                await self._hurry.wait()
+        async with at_most(LOOK_EVERY_S):
+            await self._hurry.wait()
         self._hurry.clear()

@@ -5,7 +5,6 @@ be stopped once it generates, so a stopped call waits like any other.
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -37,6 +36,7 @@ from services.dispatcher.backends.classify import (
 )
 from services.dispatcher.backends.http import Endpoint
 from services.dispatcher.backends.polling import Drought, Unclear, hopeless, next_poll, without_answer
+from services.process import at_most
 
 POLL_TIMEOUT_S: Final = 5.0
 IDLE_TIMEOUT_S: Final = 2.0
@@ -144,6 +144,5 @@ class SdcppCall:
         if self._stopping.is_set():
             await asyncio.sleep(seconds)
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
+        async with at_most(seconds):
+            await self._stopping.wait()
