@@ -44,10 +44,18 @@ class Estimates:
 
     def load_s(self, gpu: Gpu, own_model: str, warm: Sequence[str]) -> float:
         """Give the seconds before the run begins: 0 unless the model is cold while ``warm`` are loaded."""
-        if not is_cold(gpu, own_model, warm):
-            return 0.0
+        return self.usual_load_s(gpu) if is_cold(gpu, own_model, warm) else 0.0
+
+    def usual_load_s(self, gpu: Gpu) -> float:
+        """Give the seconds that a load takes there."""
         known = gpu.learned.load_s
         return self._usual_load_s if known is None else known
+
+    def slowest_s(self, gpu: Gpu) -> float:
+        """Give the seconds per unit of the model that takes the longest there."""
+        known = gpu.learned.seconds
+        others = [own for own in gpu.models.values() or (ANY_MODEL,) if own not in known]
+        return max(chain(known.values(), (self._foretold(gpu, own) for own in others)))
 
     @cached_property
     def copies(self) -> Mapping[str, int]:

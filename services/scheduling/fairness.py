@@ -6,7 +6,7 @@ Among lanes of one rank the one with the least on its account goes next.
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 from schemas.requests import Priority
@@ -50,8 +50,23 @@ class _Rank:
     def copy(self) -> "_Rank":
         return _Rank(self._lanes.copy(), self.tie, self.place, self.step)
 
+    def first(self, runs: Callable[[str], bool]) -> tuple[float, Lane] | None:
+        """Give the first whose model can be run, and leave it there."""
+        again = min((entry for entry in self._again if runs(entry[1].model)), default=None)
+        for index in range(self._index, len(self._lanes)):
+            entry = self._lanes[index]
+            if again is not None and again < entry:
+                break
+            if runs(entry[1].model):
+                return entry
+        return again
+
     def put_back(self, spent: float, lane: Lane) -> None:
         heapq.heappush(self._again, (spent, lane))
+
+
+def _turn(rank: _Rank) -> tuple[float, float]:
+    return rank.place, rank.tie
 
 
 class Order:
@@ -67,7 +82,7 @@ class Order:
 
     def next(self) -> Line | None:
         """Take out the line whose turn it is; None when there is none left."""
-        rank = min(filter(None, self._ranks), key=lambda rank: (rank.place, rank.tie), default=None)
+        rank = min(filter(None, self._ranks), key=_turn, default=None)
         if rank is None:
             return None
         self._taken = rank, *rank.take()
@@ -76,6 +91,13 @@ class Order:
     def copy(self) -> "Order":
         """Give the same order, of which nothing has been taken out yet."""
         return Order([rank.copy() for rank in self._ranks], dict(self._lines))
+
+    def first(self, runs: Callable[[str], bool]) -> Line | None:
+        """Give the line whose turn it is of those whose model can be run; it is not taken out."""
+        for rank in sorted(self._ranks, key=_turn):
+            if found := rank.first(runs):
+                return self._lines[found[1]]
+        return None
 
     def served(self, seconds: float, *, more: bool) -> None:
         """Charge the line that was taken out last, and put it back if it has more tickets."""

@@ -98,33 +98,52 @@ class _Layout:
     def __init__(self, gpus: Sequence[Gpu], estimates: Estimates) -> None:
         self._estimates = estimates
         self._spots = [_Spot(gpu) for gpu in sorted(gpus, key=lambda gpu: (gpu.turn, gpu.name))]
+        self._idle = [gpu for gpu in gpus if gpu.free]
+        self._left: dict[Lane, int] = {}
+        self._placed = 0
         self._free: dict[str, list[_Seat]] = {}
         self._busy: dict[str, list[_Seat]] = {}
 
     def first(self, order: Order, lines: Iterable[Line]) -> Choice | None:
-        """Lay out the lines in order until one gets a free slot; None when nothing should start now."""
-        left: dict[Lane, int] = {}
+        """Give the first line that gets a free slot; None when nothing should start now.
+
+        One that would rather wait is looked at again after each ticket that is laid out before it: what
+        it waits for only gets later.
+        """
         horizon_s: float | None = None
-        placed = 0
-        while line := order.next():
-            free, busy = self._best(line.lane.model, line.units)
-            if free and not (busy and free.waits_for(busy, line.units)):
-                return self._choice(line, free)
-            if busy is None:  # nobody else depends on it
-                continue
+        able = order.first(self._runs)
+        while able is not None:
+            free, busy = self._best(able)
+            if free and not (busy and free.waits_for(busy, able.units)):
+                return self._choice(able, free)
             if horizon_s is None:
                 horizon_s = self._horizon_s(lines)
-            end_s = busy.end_s(line.units)
-            left[line.lane] = left.get(line.lane, line.waiting) - 1
-            placed += 1
-            order.served(end_s - busy.rest_s, more=left[line.lane] > 0)
-            busy.spot.take(busy, end_s, self._estimates)
-            if busy.spot.rests_s[0] >= horizon_s or placed >= MOST_PLACED:
-                self._close(busy.spot)
+            line = order.next() or able
+            self._lay(line, order, horizon_s)
+            if line is able:
+                able = order.first(self._runs)
         return None
 
-    def _best(self, model: str, units: float) -> tuple[_Seat | None, _Seat | None]:
+    def _runs(self, model: str) -> bool:
+        """Whether a free GPU has the model."""
+        return any(runs_as(gpu, model, gpu.learned.warm) is not None for gpu in self._idle)
+
+    def _lay(self, line: Line, order: Order, horizon_s: float) -> None:
+        """Lay a ticket on the busy slot where it is best off; where there is none, nobody depends on it."""
+        _, busy = self._best(line)
+        if busy is None:
+            return
+        end_s = busy.end_s(line.units)
+        self._left[line.lane] = self._left.get(line.lane, line.waiting) - 1
+        self._placed += 1
+        order.served(end_s - busy.rest_s, more=self._left[line.lane] > 0)
+        busy.spot.take(busy, end_s, self._estimates)
+        if busy.spot.rests_s[0] >= horizon_s or self._placed >= MOST_PLACED:
+            self._close(busy.spot)
+
+    def _best(self, line: Line) -> tuple[_Seat | None, _Seat | None]:
         """Find where a ticket would best go, of the free and of the busy ones; in turn among equals."""
+        model, units = line.lane.model, line.units
         if model not in self._free:
             seats = [seat for spot in self._spots if (seat := spot.offer(model, self._estimates))]
             self._free[model] = [seat for seat in seats if seat.spot.gpu.free]
@@ -132,14 +151,11 @@ class _Layout:
         return _soonest(self._free[model], units), _soonest(self._busy[model], units)
 
     def _horizon_s(self, lines: Iterable[Line]) -> float:
-        """Give what the free slot costs the line that can have one and for which it costs the most."""
-        most: dict[str, float] = {}
-        for line in lines:
-            if line.units > most.get(line.lane.model, 0.0):
-                most[line.lane.model] = line.units
+        """Give what a free slot costs a line at most: its load, that of what it pushes out, and the run."""
+        most = max(line.units for line in lines)
         return max(
-            (free.cost_s(units) for model, units in most.items() if (free := self._best(model, units)[0])),
-            default=0.0,
+            2 * self._estimates.usual_load_s(gpu) + most * self._estimates.slowest_s(gpu)
+            for gpu in self._idle
         )
 
     def _close(self, spot: _Spot) -> None:

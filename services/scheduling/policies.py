@@ -28,17 +28,16 @@ def _by(name: str, reason: Reason, score: Score) -> Policy:
 
     def policy(question: Question) -> Choice | None:
         free = [gpu for gpu in question.gpus if gpu.free]
-        able: dict[str, list[Gpu]] = {}
-        while line := question.order.next():
-            model = line.lane.model
-            if model not in able:
-                able[model] = [gpu for gpu in free if runs_as(gpu, model, gpu.learned.warm) is not None]
-            if able[model]:
-                scores = [
-                    (score(gpu, line, question.served), gpu.turn, gpu.name, gpu) for gpu in able[model]
-                ]
-                return _choice(name, reason, question, line, sorted(scores))
-        return None
+
+        def able(model: str) -> list[Gpu]:
+            return [gpu for gpu in free if runs_as(gpu, model, gpu.learned.warm) is not None]
+
+        line = question.order.first(lambda model: bool(able(model)))
+        if line is None:
+            return None
+        gpus = able(line.lane.model)
+        scores = [(score(gpu, line, question.served), gpu.turn, gpu.name, gpu) for gpu in gpus]
+        return _choice(name, reason, question, line, sorted(scores))
 
     return policy
 

@@ -329,3 +329,31 @@ def test_who_comes_is_level_with_who_is_there_or_a_charge_behind(
                 continue
         leasts = [found for one in working if (found := least(one)) is not None]
         assert not leasts or max(leasts) - min(leasts) <= 60.0 + 3 * dearest
+
+
+@given(
+    spent=st.lists(st.floats(0, 50), min_size=1, max_size=8),
+    taken=st.integers(0, 10),
+    priorities=st.sampled_from(["strict", "weighted"]),
+)
+def test_the_first_that_can_be_run_is_the_next_of_such_and_stays(
+    spent: list[float], taken: int, priorities: Priorities
+) -> None:
+    turns = Turns(priorities)
+    lanes = [
+        lane(number, model="xy"[number % 2], priority=["high", "low"][number % 3 > 0])
+        for number in range(len(spent))
+    ]
+    admit(turns, [line(of) for of in lanes])
+    for of, seconds in zip(lanes, spent, strict=True):
+        turns.serve(of, seconds)
+    order = turns.order("image", 0.0)
+    for _ in range(taken):
+        order.next()
+        order.served(7.0, more=True)
+    first = order.first(lambda model: model == "y")
+    assert order.first(lambda model: model == "y") is first
+    rest = []
+    while found := order.next():
+        rest.append(found)
+    assert first == next((found for found in rest if found.lane.model == "y"), None)

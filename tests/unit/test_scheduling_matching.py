@@ -14,7 +14,9 @@ from schemas.fleet import Learned
 from schemas.ids import BackendId
 from schemas.subjects import Lane
 from services.scheduling import deciding, layout
-from services.scheduling.fairness import Turns
+from services.scheduling.deciding import Question
+from services.scheduling.estimates import Estimates
+from services.scheduling.fairness import Order, Turns
 from services.scheduling.matching import match
 from services.scheduling.policies import POLICIES, affine
 from services.scheduling.situation import Choice, Gpu, Line
@@ -221,6 +223,38 @@ def test_work_without_end_on_busy_gpus_keeps_no_free_one_from_what_it_can_run() 
     busy = [gpu(f"b{number}", 1.0, models={"y": "y"}, s=0.01) for number in range(8)]
     lines = [line("y", "high", waiting=10**6), line("x", "low")]
     assert where(lines, [gpu("a", models={"x": "x"}, s=500.0), *busy]) == "a"
+
+
+class _Counted(Order):
+    """Counts the lines that were taken out."""
+
+    taken = 0
+
+    def next(self) -> Line | None:
+        self.taken += 1
+        return super().next()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_others_wait_for_costs_one_that_can_begin_nothing(policy: str) -> None:
+    gpus = [gpu("a", models={"x": "x"}), gpu("b", 1.0, models={"y": "y"})]
+    turns = Turns()
+    lines = [line("y", "high", number) for number in range(100)] + [line("x", "low")]
+    admit(turns, lines)
+    order = _Counted(turns.order("image", 0.0)._ranks, turns.lines("image"))  # noqa: SLF001 - to count
+    found = POLICIES[policy](Question(lines, gpus, order, Estimates(gpus, 20.0), 0))
+    assert found is not None
+    assert (found.lane.model, order.taken) == ("x", 0)
+
+
+def test_one_that_would_wait_is_asked_again_after_each_that_goes_before_it() -> None:
+    gpus = [gpu("cold", warm=("y",), keeps=2), gpu("warm", 5.0)]
+    turns, before = Turns(), [line("x", "high", number) for number in range(100)]
+    admit(turns, before)
+    order = _Counted(turns.order("image", 0.0)._ranks, turns.lines("image"))  # noqa: SLF001 - to count
+    found = POLICIES[LEC](Question(before, gpus, order, Estimates(gpus, 20.0), 0))
+    assert found is not None
+    assert (found.backend, order.taken) == ("cold", 2)
 
 
 @given(
