@@ -4,7 +4,7 @@ The one rule: there is always a figure. What a GPU has shown counts before what 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from statistics import fmean
@@ -127,6 +127,19 @@ def runs_as(gpu: Gpu, model: str, warm: Sequence[str]) -> str | None:
         return gpu.models.get(model)
     owned = gpu.models.values()
     return next((own for own in warm if own in owned), None) or next(iter(owned), ANY_MODEL)
+
+
+def runs_on(gpus: Sequence[Gpu]) -> Callable[[str], bool]:
+    """Give what says whether any of these has the model that a slug stands for, see ``runs_as``."""
+    known = [gpu.models for gpu in gpus]
+
+    def runs(model: str) -> bool:
+        for models in known:
+            if model in models:
+                return True
+        return model == ANY_MODEL and bool(known)
+
+    return runs
 
 
 def is_cold(gpu: Gpu, own_model: str, warm: Sequence[str]) -> bool:

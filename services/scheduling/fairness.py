@@ -5,6 +5,7 @@ Among lanes of one rank the one with the least on its account goes next.
 """
 
 import heapq
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
@@ -53,13 +54,9 @@ class _Rank:
     def first(self, runs: Callable[[str], bool]) -> tuple[float, Lane] | None:
         """Give the first whose model can be run, and leave it there."""
         again = min((entry for entry in self._again if runs(entry[1].model)), default=None)
-        for index in range(self._index, len(self._lanes)):
-            entry = self._lanes[index]
-            if again is not None and again < entry:
-                break
-            if runs(entry[1].model):
-                return entry
-        return again
+        left = itertools.islice(self._lanes, self._index, None)
+        found = next((entry for entry in left if runs(entry[1].model)), None)
+        return found if again is None or (found and found < again) else again
 
     def put_back(self, spent: float, lane: Lane) -> None:
         heapq.heappush(self._again, (spent, lane))

@@ -18,7 +18,15 @@ from typing import Final
 from schemas.events import Candidate
 from schemas.subjects import Lane
 from services.scheduling.deciding import Question, Reason, decision
-from services.scheduling.estimates import Estimates, after, again_s, is_cold, runs_as, worth_waiting
+from services.scheduling.estimates import (
+    Estimates,
+    after,
+    again_s,
+    is_cold,
+    runs_as,
+    runs_on,
+    worth_waiting,
+)
 from services.scheduling.fairness import Order
 from services.scheduling.situation import Choice, Gpu, Line
 
@@ -111,7 +119,8 @@ class _Layout:
         it waits for only gets later.
         """
         horizon_s: float | None = None
-        able = order.first(self._runs)
+        runs = runs_on(self._idle)
+        able = order.first(runs)
         while able is not None:
             free, busy = self._best(able)
             if free and not (busy and free.waits_for(busy, able.units)):
@@ -121,12 +130,8 @@ class _Layout:
             line = order.next() or able
             self._lay(line, order, horizon_s)
             if line is able:
-                able = order.first(self._runs)
+                able = order.first(runs)
         return None
-
-    def _runs(self, model: str) -> bool:
-        """Whether a free GPU has the model."""
-        return any(runs_as(gpu, model, gpu.learned.warm) is not None for gpu in self._idle)
 
     def _lay(self, line: Line, order: Order, horizon_s: float) -> None:
         """Lay a ticket on the busy slot where it is best off; where there is none, nobody depends on it."""

@@ -11,7 +11,7 @@ from typing import Final
 from schemas.events import Candidate
 from services.scheduling import layout
 from services.scheduling.deciding import Question, Reason, decision
-from services.scheduling.estimates import is_cold, runs_as
+from services.scheduling.estimates import is_cold, runs_as, runs_on
 from services.scheduling.situation import Choice, Gpu, Line
 
 Policy = Callable[[Question], Choice | None]
@@ -28,15 +28,14 @@ def _by(name: str, reason: Reason, score: Score) -> Policy:
 
     def policy(question: Question) -> Choice | None:
         free = [gpu for gpu in question.gpus if gpu.free]
-
-        def able(model: str) -> list[Gpu]:
-            return [gpu for gpu in free if runs_as(gpu, model, gpu.learned.warm) is not None]
-
-        line = question.order.first(lambda model: bool(able(model)))
+        line = question.order.first(runs_on(free))
         if line is None:
             return None
-        gpus = able(line.lane.model)
-        scores = [(score(gpu, line, question.served), gpu.turn, gpu.name, gpu) for gpu in gpus]
+        scores = [
+            (score(gpu, line, question.served), gpu.turn, gpu.name, gpu)
+            for gpu in free
+            if runs_as(gpu, line.lane.model, gpu.learned.warm) is not None
+        ]
         return _choice(name, reason, question, line, sorted(scores))
 
     return policy

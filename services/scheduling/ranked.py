@@ -1,6 +1,7 @@
 """Keys in the order of a number each has, which may change at any time. Pure."""
 
 from bisect import bisect_left, insort
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 _Key = TypeVar("_Key", bound=Any)
@@ -25,6 +26,10 @@ class Ranked(Generic[_Key]):
     def __getitem__(self, index: int) -> tuple[float, _Key]:
         """Give number and key of one by its place. Raises IndexError."""
         return self._order[index]
+
+    def __iter__(self) -> Iterator[tuple[float, _Key]]:
+        """Give number and key of each, as long as nothing changes."""
+        return iter(self._order)
 
     def copy(self) -> list[tuple[float, _Key]]:
         """Give number and key of each."""
