@@ -17,6 +17,7 @@ import click
 import uvloop
 
 from benchmarks import (
+    choosing,
     comparison,
     crowds,
     endpoint,
@@ -57,6 +58,7 @@ FIGURES: Final[dict[str, Callable[[Bench], Awaitable[list[Figure]]]]] = {
     "gap-polled": gaps.polled,
     "throughput": throughput.measure,
     "stewardship": stewardship.measure,
+    "choice": choosing.measure,
     "memory": memory.measure,
 }
 LONG: Final[dict[str, Callable[[Bench], Awaitable[list[Figure]]]]] = {
