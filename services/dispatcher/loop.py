@@ -218,27 +218,13 @@ class Loop:
         ticket = None
         self._pulls += 1
         try:
-            ticket = await self._leased_and_pulled(slot, lane, wait_s)
+            ticket = await self._seating.pull(slot, lane, wait_s)
         except (UnavailableError, ApiError) as error:
             log.debug("pull.failed", lane=lane.name, error=str(error))
         finally:
             self._pulls -= 1
             self._board.pulled(lane, _now(), found=ticket is not None)
         if ticket is not None and self._stopping:
-            await ticket.give_back()
-            return None
-        return ticket
-
-    async def _leased_and_pulled(self, slot: Slot, lane: Lane, wait_s: float) -> Ticket | None:
-        """Lease the slot, then pull a ticket; both at once where nobody else is about to do the same."""
-        if slot.holds() is not None or not self._leases.alone:
-            return await slot.puller.pull(lane, wait_s) if await self._seating.lease(slot) else None
-        leasing = self._group.create_task(self._seating.lease(slot))
-        try:
-            ticket = await slot.puller.pull(lane, wait_s)
-        finally:
-            leased = await leasing
-        if ticket is not None and not leased:
             await ticket.give_back()
             return None
         return ticket

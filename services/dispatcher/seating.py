@@ -3,6 +3,7 @@
 The one rule: the new slot is leased before the old one is left.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 from schemas.events import Decision
@@ -11,6 +12,7 @@ from schemas.lease import Lease
 from schemas.requests import AnySubmission
 from schemas.subjects import Lane
 from services import clock
+from services.bus.tickets import Ticket
 from services.dispatcher.instances import Seat, Slot
 from services.dispatcher.overview import Overview
 from services.dispatcher.placing import able_gpus, better_place
@@ -52,6 +54,20 @@ class Seating:
                 self._leases.forget(slot.held)  # else it would be renewed for nobody
             slot.held = await self._leases.take(slot.key, Lease(since=clock.now()))
         return slot.held is not None
+
+    async def pull(self, slot: Slot, lane: Lane, wait_s: float) -> Ticket | None:
+        """Lease the slot and pull a ticket for it, at once where nobody else is about to do the same."""
+        if slot.holds() is not None or not self._leases.alone:
+            return await slot.puller.pull(lane, wait_s) if await self.lease(slot) else None
+        leasing = asyncio.create_task(self.lease(slot))
+        try:
+            ticket = await slot.puller.pull(lane, wait_s)
+        finally:
+            leased = await leasing
+        if ticket is not None and not leased:
+            await ticket.give_back()
+            return None
+        return ticket
 
     async def leave(self, seat: Seat) -> None:
         """Free the slot, and release its lease if the registry has dropped it while it worked."""

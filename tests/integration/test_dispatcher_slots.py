@@ -67,6 +67,13 @@ class FaultyLeases(Leases):
         return await super().put(key, lease, revision)
 
 
+class OvertakenLeases(Leases):
+    """Leases that somebody else is always faster to take."""
+
+    async def take(self, key: str, lease: Lease) -> Held | None:  # noqa: ARG002 - whatever it is for
+        return None
+
+
 class AskedAdapter(FakeAdapter):
     """Notes that it was asked whether the GPU is idle."""
 
@@ -153,6 +160,45 @@ async def bench(
     async with aiohttp.ClientSession() as http, background(leases.follow()):
         await leases.known.wait()
         yield Bench(bus, http, leases)
+
+
+async def test_who_is_alone_has_slot_and_ticket(bus: Bus) -> None:
+    async with bench(bus) as it:
+        where, _ = await it.submitted()
+        assert it.leases.alone
+        ticket = await it.seating.pull(it.slot, where.lane, 1)
+
+        assert ticket is not None
+        assert ticket.address == where
+        assert it.slot.holds() is not None
+
+
+async def test_a_ticket_for_a_slot_that_another_was_faster_to_take_is_there_for_others_at_once(
+    bus: Bus,
+) -> None:
+    async with bench(bus, OvertakenLeases) as it:
+        where, _ = await it.submitted()
+        assert it.leases.alone
+        assert await it.seating.pull(it.slot, where.lane, 1) is None
+
+        ticket = await it.slot.puller.pull(where.lane, 1)
+        assert ticket is not None
+        assert ticket.address == where
+
+
+async def test_who_has_met_another_pulls_nothing_before_it_has_the_lease(bus: Bus) -> None:
+    async with bench(bus, OvertakenLeases) as it, bench(bus, name="other") as other:
+        where, _ = await it.submitted()
+        assert await other.seating.lease(other.slot)
+
+        async def met() -> bool:
+            return not it.leases.alone
+
+        await eventually(met, "it has seen the other's lease")
+        assert await it.seating.pull(it.slot, where.lane, 1) is None
+        ticket = await other.slot.puller.pull(where.lane, 0)
+        assert ticket is not None
+        assert ticket.fresh, "it has been in nobody's hands"
 
 
 async def test_who_loses_the_race_for_an_attempt_has_not_gone_on_with_it_and_waits_for_its_gpu(
