@@ -6,9 +6,9 @@ and a cold model is loaded only where its warm GPUs would need longer than the l
 another model out costs more than its time, since that one will have to be loaded again: else, near the
 limit of what the GPUs can do, loads make for a line, and the line for loads.
 
-Tickets before the choice are all laid on busy slots. A slot whose rest is beyond what the free ones promise
-to any line takes no more, so that a call ends after a few tickets for each busy slot, and never lays out
-more than ``MOST_PLACED``.
+Tickets before one that would rather wait are laid on busy slots, until it would not. A slot whose rest is
+beyond what the free ones cost at most takes no more, so that a call ends after a few tickets for each busy
+slot, and never lays out more than ``MOST_PLACED``.
 """
 
 import heapq
