@@ -118,6 +118,7 @@ class Reads:
         task = found.task
         if task.status is Status.ABSENT or found.address is None:
             return None
+        self._recent.note(task_id, task.sequence)  # what was shown once is shown from now on
         if task.status not in FINAL:
             await self._foresight.fresh()
         lane = found.address.lane

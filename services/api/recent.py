@@ -1,4 +1,4 @@
-"""What this process appended in the last half minute, so that no client is shown less than it was told.
+"""What this process appended or showed in the last half minute, so that nobody is shown less after that.
 
 The one rule: bounded in time and in number; forgetting costs freshness and never truth.
 """

@@ -10,8 +10,8 @@ from typing import Any, Final, Generic, TypeVar
 from services.scheduling.ranked import Ranked
 
 _MOST_LAG_S: Final = 60.0
-_LAG_S: Final = 45.0
-"""What is drawn up is drawn up to this, so that not every charge has all of them drawn up again."""
+_SLACK_S: Final = 15.0
+"""So much later are they drawn up, so that not every charge has all of them drawn up again."""
 _MOST_IDLE: Final = 1024
 _LASTING: Final = 0.9
 
@@ -110,10 +110,9 @@ class Accounts(Generic[_Key]):
         Who finds no GPU, or slower ones, falls behind the others; what can run on the GPUs of both would be
         held to the account of the one and take the other's place for as long as the two are apart.
         """
-        most = self._groups[-1][0]
-        if self._groups[0][0] >= most - _MOST_LAG_S - 2 * self._dear_s:
+        near = self._groups[-1][0] - _MOST_LAG_S - 2 * self._dear_s
+        if self._groups[0][0] >= near - _SLACK_S:
             return
-        near = most - _LAG_S
         while self._groups[0][0] < near:
             least, group = self._groups[0]
             for spent, key in self._working[group].copy():

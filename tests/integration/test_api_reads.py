@@ -9,7 +9,8 @@ import pytest
 from schemas.events import Progress
 from schemas.ids import TaskId
 from schemas.subjects import progress_subject
-from tests.api import Rig, eventually, running, settings_for
+from services.projector import main as projector
+from tests.api import Rig, beside, eventually, running, settings_for, until_ready
 from tests.nats import NatsServer
 
 TASKS = "/api/v1/tasks"
@@ -42,6 +43,22 @@ async def test_a_task_is_shown_the_moment_it_was_accepted(
             cancelled = await rig.ask("DELETE", f"{TASKS}/{task_id}")
             assert cancelled.json == {"task_id": task_id, "outcome": "CANCELLED"}
             assert (await rig.ask("GET", f"{TASKS}/{task_id}")).json["status"] == "CANCELLED"
+
+
+async def test_a_task_is_shown_no_earlier_than_it_was_shown_before(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    settings = settings_for(nats_server, tmp_path)
+    async with running(settings, projected=False) as rig:
+        async with beside(projector.serve, settings):
+            await until_ready(rig, projected=True)
+            task_id = await rig.submit()
+            await projected(rig, task_id, "QUEUED")
+        started = await rig.start(task_id)
+        assert (await rig.ask("GET", f"{TASKS}/{task_id}")).json["status"] == "QUEUED"
+        seen = await rig.ask("GET", f"{TASKS}/{task_id}", headers={"taskfold-sequence": str(started)})
+        assert seen.json["status"] == "RUNNING"
+        assert (await rig.ask("GET", f"{TASKS}/{task_id}")).json["status"] == "RUNNING"
 
 
 async def test_both_ways_to_ask_give_the_same_bytes(nats_server: NatsServer, tmp_path: Path) -> None:
