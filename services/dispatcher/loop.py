@@ -40,6 +40,7 @@ from services.settings import Settings
 log = structlog.get_logger()
 
 REFRESH_S: Final = 1.5
+_HASTE_S: Final = 0.1
 _LANES_PER_S: Final = 600
 """So many are read anew at most; each takes 25 us of the server and 5 here."""
 LAST_WORDS_S: Final = 5.0
@@ -75,6 +76,7 @@ class Loop:
         self._turns = Turns(parts.settings.priority, parts.settings.ageing_s)
         self._board = Board()
         self._pauses: AbstractSet[str] = set()
+        self._doubt = asyncio.Event()
         self._stopping = False
         self._pulls = 0
         self._tickets: set[Ticket] = set()
@@ -132,7 +134,11 @@ class Loop:
             attending.interrupt(Reason.OVER)
 
     async def _refresh(self) -> None:
-        """Read the depths anew, since wake-ups may be lost and redeliverable tickets send none."""
+        """Read the depths anew, since wake-ups may be lost and redeliverable tickets send none.
+
+        Sooner after a pull that found nothing where there should have been a ticket: a server that is busy
+        answers so too, and until it is asked again the lane counts as empty.
+        """
         depths: Mapping[Lane, Depth] = {}
         while True:
             with contextlib.suppress(UnavailableError, ApiError):
@@ -140,7 +146,11 @@ class Loop:
                 in_hand = (t.address.lane for t in self._tickets if not t.out_of_hand)
                 self._board.refresh(depths, Counter(in_hand), _now())
             self._changed.set()
-            await asyncio.sleep(max(REFRESH_S, len(depths) / _LANES_PER_S))
+            pause_s = max(_HASTE_S, len(depths) / _LANES_PER_S)
+            await asyncio.sleep(pause_s)
+            async with at_most(REFRESH_S - pause_s):
+                await self._doubt.wait()
+            self._doubt.clear()
 
     def _assign(self) -> None:
         """Put every slot to work that has something to do, and give up the leases of the others."""
@@ -224,6 +234,8 @@ class Loop:
         finally:
             self._pulls -= 1
             self._board.pulled(lane, _now(), found=ticket is not None)
+            if wait_s and ticket is None:
+                self._doubt.set()
         if ticket is not None and self._stopping:
             await ticket.give_back()
             return None
