@@ -40,6 +40,7 @@ from services.settings import Settings
 log = structlog.get_logger()
 
 REFRESH_S: Final = 1.5
+_PULLED_S: Final = 0.05
 _HASTE_S: Final = 0.1
 _LANES_PER_S: Final = 600
 """So many are read anew at most; each takes 25 us of the server and 5 here."""
@@ -88,6 +89,9 @@ class Loop:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``, then finish or hand back what is under way."""
         async with asyncio.TaskGroup() as self._group:
+            # First, so that what is stored from now on is heard of, and what was before is in the depths.
+            for subject in (WAKE_SUBMITTED, WAKE_CANCELLED, WAKE_EXPIRED):
+                await self._bus.subscribe(subject, self._wake)
             for job in (
                 self._leases.follow(),
                 self._leases.keep(),
@@ -98,8 +102,6 @@ class Loop:
                 self._refresh(),
             ):
                 self._spawn(job)
-            for subject in (WAKE_SUBMITTED, WAKE_CANCELLED, WAKE_EXPIRED):
-                await self._bus.subscribe(subject, self._wake)
             self._spawn(self._on_stop(stop))
             while not self._stopping:
                 await self._changed.wait()
@@ -220,9 +222,18 @@ class Loop:
             outcome = await self._desk.run(ticket, seat)
             if outcome is not Outcome.ELSEWHERE:
                 return outcome
-            if not await self._seating.elsewhere(seat, lane):
+            if not await self._moved(seat, lane):
                 await ticket.give_back(ELSEWHERE_PAUSE)
                 return outcome
+
+    async def _moved(self, seat: Seat, lane: Lane) -> bool:
+        """Move to another backend; a slot that is merely being pulled for is free again in a moment."""
+        if await self._seating.elsewhere(seat, lane):
+            return True
+        if not self._pulls:
+            return False
+        await asyncio.sleep(_PULLED_S)
+        return await self._seating.elsewhere(seat, lane)
 
     async def _pull(self, slot: Slot, lane: Lane, wait_s: float) -> Ticket | None:
         ticket = None

@@ -50,7 +50,9 @@ async def projected(rig: Rig, *ids: TaskId, status: str = "FAILED") -> None:
 async def failed(rig: Rig, code: str = "backend_oom", **body: Any) -> TaskId:  # Any: JSON
     task_id = await rig.submit(**body)
     await rig.start(task_id)
-    await rig.append(task_id, TaskFailed(error=TaskError(code=code, message="it broke")))
+    ended = await rig.append(task_id, TaskFailed(error=TaskError(code=code, message="it broke")))
+    # Once shown, it is shown so from then on.
+    await rig.ask("GET", f"{TASKS}/{task_id}", headers={"taskfold-sequence": str(ended)})
     return task_id
 
 
