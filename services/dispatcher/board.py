@@ -3,6 +3,7 @@
 The one rule: what it says is a hint. A pull finds out, and one that comes back empty corrects it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -45,6 +46,7 @@ class Board:
     def __init__(self) -> None:
         self._lanes: dict[Lane, _Knowledge] = {}
         self._changed: set[Lane] = set()
+        self._heard: Counter[Lane] = Counter()
         self._resting: Ranked[Lane] = Ranked()  # by the moment until which
         self._usual: dict[str, float] = {}
 
@@ -54,6 +56,11 @@ class Board:
         if not known.waiting:
             known.since = now
         known.waiting += 1
+        self._heard[lane] += 1
+
+    def ask(self) -> None:
+        """Note that the server is about to be asked: what is heard from now on may not be in its answer."""
+        self._heard.clear()
 
     def refresh(self, depths: Mapping[Lane, Depth], ours: Mapping[Lane, int], now: float) -> None:
         """Take in what the server says, and how many tickets are in our hands.
@@ -64,7 +71,7 @@ class Board:
             known = self._of(lane, now)
             if not known.waiting or depth.delivered > known.delivered:
                 known.since = now
-            known.waiting, known.delivered = depth.waiting, depth.delivered
+            known.waiting, known.delivered = max(depth.waiting, self._heard[lane]), depth.delivered
             known.check = depth.given > ours.get(lane, 0) + known.pulling
 
     def changes(self, now: float, paused: Callable[[Lane], bool]) -> dict[Lane, Line | None]:
@@ -111,6 +118,7 @@ class Board:
         if found and not known.waiting:
             known.check = True  # it came back, and where it came from there may be more
         known.waiting = max(0, known.waiting - 1) if found else 0
+        self._heard[lane] = max(0, self._heard[lane] - 1) if found else 0
 
     def measured(self, lane: Lane, units: float, now: float) -> None:
         """Take in how much work a ticket of the lane is."""

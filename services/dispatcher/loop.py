@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Coroutine, Mapping
-from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from typing import Final
 
@@ -76,7 +75,7 @@ class Loop:
         self._seating = Seating(parts.leases, parts.registry, parts.settings)
         self._turns = Turns(parts.settings.priority, parts.settings.ageing_s)
         self._board = Board()
-        self._pauses: AbstractSet[str] = set()
+        self._pauses: frozenset[str] = frozenset()
         self._doubt = asyncio.Event()
         self._stopping = False
         self._pulls = 0
@@ -100,6 +99,7 @@ class Loop:
                 self._parts.fleet.keep(),
                 self._control.follow(),
                 self._refresh(),
+                self._begin(),
             ):
                 self._spawn(job)
             self._spawn(self._on_stop(stop))
@@ -117,6 +117,11 @@ class Loop:
         task = self._group.create_task(job)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _begin(self) -> None:
+        """Match once all is known that has to be: of an empty bucket nobody is told."""
+        await asyncio.gather(self._leases.known.wait(), self._control.known.wait())
+        self._changed.set()
 
     async def _on_stop(self, stop: asyncio.Event) -> None:
         await stop.wait()
@@ -138,12 +143,12 @@ class Loop:
     async def _refresh(self) -> None:
         """Read the depths anew, since wake-ups may be lost and redeliverable tickets send none.
 
-        Sooner after a pull that found nothing where there should have been a ticket: a server that is busy
-        answers so too, and until it is asked again the lane counts as empty.
+        Sooner after a pull that found nothing against expectation: a server that is busy answers so too.
         """
         depths: Mapping[Lane, Depth] = {}
         while True:
             with contextlib.suppress(UnavailableError, ApiError):
+                self._board.ask()
                 depths = await lane_depths(self._bus)
                 in_hand = (t.address.lane for t in self._tickets if not t.out_of_hand)
                 self._board.refresh(depths, Counter(in_hand), _now())
@@ -173,7 +178,7 @@ class Loop:
         """Take in what has changed, and say what is served next and where, None for nothing now."""
         now = _now()
         if self._pauses != self._control.pauses:
-            self._pauses = set(self._control.pauses)
+            self._pauses = frozenset(self._control.pauses)
             self._board.review()
         self._turns.admit(self._board.changes(now, self._control.paused))
         return self._seating.choose(self._turns, now)

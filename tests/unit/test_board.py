@@ -215,3 +215,26 @@ def test_a_paused_lane_is_worth_no_pull_and_once_resumed_it_is() -> None:
 
     board.review()
     assert None not in changes(board).values()
+
+
+def test_what_is_heard_while_the_server_is_asked_is_not_forgotten() -> None:
+    board = Board()
+    board.ask()
+    board.hint(ONE, 0)
+    board.hint(TWO, 0)
+    board.refresh({ONE: Depth(0, 0), TWO: Depth(1, 0)}, {}, 0)
+    assert [found.waiting for found in lines(board)] == [1, 1]
+
+    board.ask()
+    board.refresh({ONE: Depth(0, 0), TWO: Depth(0, 0)}, {}, 0)
+    assert lanes(board) == []
+
+
+def test_what_was_heard_and_pulled_meanwhile_does_not_wait_any_more() -> None:
+    board = Board()
+    board.ask()
+    board.hint(ONE, 0)
+    board.take(ONE, 0)
+    board.pulled(ONE, 0, found=True)
+    board.refresh({ONE: Depth(0, 0)}, {}, 0)
+    assert lanes(board) == []
