@@ -94,9 +94,8 @@ async def test_the_history_is_the_same_as_json(nats_server: NatsServer, tmp_path
     async with running(settings_for(nats_server, tmp_path)) as rig:
         task_id = await rig.submit()
         await rig.start(task_id)
-        await rig.fail(task_id)
-        await rig.ask("GET", f"{TASKS}/{task_id}?wait=30")
-        as_json = {"accept": "application/json"}
+        ended = await rig.fail(task_id)
+        as_json = {"accept": "application/json", "taskfold-sequence": str(ended)}
         history = (await rig.ask("GET", f"{TASKS}/{task_id}/events", headers=as_json)).json
         async with listening(rig, f"{TASKS}/{task_id}/events") as listener:
             streamed = [frame.data async for frame in listener.frames()]
