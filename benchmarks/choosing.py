@@ -41,15 +41,16 @@ async def _compared(bench: Bench, queues: int, gpus: int) -> Figure:
         await chooser.choices()
     floor_runs, our_runs = await bench.in_turns(floor.choices, ours.choices, BLOCKS)
     whose = "one GPU that has all models" if gpus == 1 else f"{gpus} GPUs with a share of the models each"
+    label = "choice" if gpus == 1 else f"choice on {gpus} GPUs"
     figure = Figure(
-        name=f"choice on {gpus} GPUs, {queues:,} queues" if gpus > 1 else f"choice, {queues:,} queues",
+        name=f"{label}, {queues:,} queues",
         what=f"which lane is next, and where: {whose}, one free",
         floor_what=f"the same with {FEW}",
         unit=MILLISECONDS,
         ours=spread(our_runs),
         floor=spread(floor_runs),
         target=f"p50 at most {MOST_MS:g} ms",
-        series=f"choice by queues, {gpus} GPUs" if gpus > 1 else "choice by queues",
+        series=f"{label} by queues",
         along="queues",
         at=float(queues),
     )

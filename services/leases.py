@@ -145,7 +145,7 @@ class Leases:
         self._doubted.discard(entry.key)
         known = self._seen.get(entry.key)
         lease = leases.decode(entry.value) if entry.value else RELEASED
-        if lease.holder not in (None, self.holder) and entry.key != SWEEPER:
+        if lease.holder not in (None, self.holder) and entry.key != SWEEPER:  # which is no slot
             self._met_at = asyncio.get_running_loop().time()
         if known is None or (known.revision, known.lease) != (entry.revision, lease):
             self._seen[entry.key] = seen(known, lease, entry.revision, asyncio.get_running_loop().time())

@@ -180,10 +180,13 @@ class Bus:
 
     async def api(self, subject: str, body: Any = None, timeout_s: float = 5.0) -> dict[str, Any]:
         """Call the JetStream API with JSON and give its JSON; ApiError when it refuses."""  # Any: JSON
-        payload = b"" if body is None else msgspec.json.encode(body)
-        answer = await self.request(f"$JS.API.{subject}", payload, timeout_s=timeout_s)
-        found: dict[str, Any] = _decode_json(accepted(answer))
+        found: dict[str, Any] = _decode_json(await self.api_answer(subject, body, timeout_s))
         return found
+
+    async def api_answer(self, subject: str, body: Any = None, timeout_s: float = 5.0) -> bytes:
+        """Do the same and give the JSON as it came, for who knows its shape."""  # Any: JSON
+        payload = b"" if body is None else msgspec.json.encode(body)
+        return accepted(await self.request(f"$JS.API.{subject}", payload, timeout_s=timeout_s))
 
     async def send(
         self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, reply: str = ""

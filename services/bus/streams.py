@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from schemas.subjects import TASK_EVENTS, TASKS, Lane, lane_of_filter
-from services.bus.connection import ApiError, Bus, Msg, accepted, status
+from services.bus.connection import ApiError, Bus, Msg, status
 from services.bus.stored import from_direct_get
 
 STREAM_NOT_FOUND: Final = 10059
@@ -137,8 +137,7 @@ async def lane_depths(bus: Bus) -> dict[Lane, Depth]:
     depths: dict[Lane, Depth] = {}
     offset, total = 0, 1
     while offset < total:
-        asked = msgspec.json.encode({"offset": offset})
-        page = _decode_page(accepted(await bus.request(f"$JS.API.CONSUMER.LIST.{TASKS}", asked)))
+        page = _decode_page(await bus.api_answer(f"CONSUMER.LIST.{TASKS}", {"offset": offset}))
         consumers = page.consumers or ()
         for info in consumers:
             lane = lane_of_filter(info.config.filter_subject)

@@ -79,10 +79,7 @@ class Board:
 
         The usual work of a kind counts for a lane from its next change on.
         """
-        while self._resting and self._resting[0][0] <= now:
-            lane = self._resting[0][1]
-            self._resting.drop(lane)
-            self._changed.add(lane)
+        self._changed.update(self._resting.drop_up_to(now))
         changes = {lane: None if paused(lane) else self._line(lane, now) for lane in self._changed}
         self._changed.clear()
         return changes

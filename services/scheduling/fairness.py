@@ -7,7 +7,7 @@ Among lanes of one rank the one with the least on its account goes next.
 import heapq
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 from schemas.requests import Priority
@@ -149,10 +149,7 @@ class _Field:
         return {priority for priority, lanes in self._at_work.items() if lanes}
 
     def order(self, now: float) -> Order:
-        while self._older and self._older[0][0] <= now:
-            lane = self._older[0][1]
-            self._older.drop(lane)
-            self.lanes.moved.add(lane)
+        self.lanes.moved.update(self._older.drop_up_to(now))
         for lane in self.lanes.moved:
             self._place(lane, now)
         self.lanes.moved.clear()
@@ -201,6 +198,12 @@ class Turns:
             by_kind.setdefault(lane.kind, {})[lane] = line
         for kind, of_kind in by_kind.items():
             self._field_of[kind].admit(of_kind)
+
+    def admit_only(self, kind: str, lines: Iterable[Line]) -> None:
+        """Take in that these lanes, and no others of their kind, have work."""
+        found = {line.lane: line for line in lines}
+        gone = self.lines(kind).keys() - found.keys()
+        self.admit({**dict.fromkeys(gone), **found})
 
     @property
     def any_wait(self) -> bool:

@@ -72,8 +72,7 @@ class Onlooker:
 
     def order(self, lanes: Mapping[Lane, Sequence[Waiting]]) -> Order:
         """Take in who waits, and give the order of it."""
-        gone = self.turns.lines(self._kind).keys() - lanes.keys()
-        self.turns.admit({**dict.fromkeys(gone), **{lane: Line(lane=lane) for lane in lanes}})
+        self.turns.admit_only(self._kind, (Line(lane=lane) for lane in lanes))
         return self.turns.order(self._kind, now=0.0).copy()
 
 

@@ -1,5 +1,6 @@
 """Keys in the order of a number each has, which may change at any time. Pure."""
 
+import itertools
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
@@ -30,6 +31,13 @@ class Ranked(Generic[_Key]):
     def __iter__(self) -> Iterator[tuple[float, _Key]]:
         """Give number and key of each, as long as nothing changes."""
         return iter(self._order)
+
+    def drop_up_to(self, number: float) -> list[_Key]:
+        """Forget all with that number or a lesser one, and give them."""
+        keys = [key for _, key in itertools.takewhile(lambda entry: entry[0] <= number, self._order)]
+        for key in keys:
+            self.drop(key)
+        return keys
 
     def copy(self) -> list[tuple[float, _Key]]:
         """Give number and key of each."""

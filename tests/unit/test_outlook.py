@@ -24,7 +24,6 @@ from services.scheduling.moment import Moment
 from services.scheduling.outlook import FEW, Lineup, Onlooker, Outlook, Waiting
 from services.scheduling.situation import Gpu, Line
 from tests.builders import T0
-from tests.lanes import admit
 
 LOAD_S = 15.0
 
@@ -443,7 +442,7 @@ def served(gpus: list[Gpu], tasks: list[Waiting], priorities: Priorities) -> dic
             for lane, left in lanes.items()
             if left
         ]
-        admit(turns, lines)
+        turns.admit_only("image", lines)
         choice = match(turns, gpus, lambda _: NAME, now=0.0, model_load_s=LOAD_S)
         if choice is None:
             before_s, (now_s, index, slot) = now_s, heapq.heappop(running)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from schemas.subjects import Lane
 from services.scheduling.fairness import Priorities, Turns
 from services.scheduling.situation import Line
-from tests.lanes import admit
 
 
 def lane(number: int = 0, priority: str = "normal", model: str = "x", kind: str = "image") -> Lane:
@@ -22,7 +21,7 @@ def line(of: Lane, waiting: int = 1, since: float = 0.0) -> Line:
 
 
 def upcoming(turns: Turns, lines: list[Line], now: float = 0.0) -> Lane | None:
-    admit(turns, lines)
+    turns.admit_only("image", lines)
     found = turns.order("image", now).next()
     return found.lane if found else None
 
@@ -89,7 +88,7 @@ def test_a_lane_pays_for_at_most_its_last_ticket_of_the_past() -> None:
     turns = Turns()
     for _ in range(100):
         serve(turns, [line(A, 99)], 7.0)
-    admit(turns, [])
+    turns.admit_only("image", [])
     serve(turns, [line(B, 9)], 1.0)
     lines = [line(A, 9), line(B, 9)]
     before = 0
@@ -102,7 +101,7 @@ def test_one_task_at_a_time_gets_no_more_than_a_backlog() -> None:
     turns, backlog, single = Turns(), [line(A, 99)], line(B)
     for _ in range(20):
         first = serve(turns, [*backlog, single], 1.0)
-        admit(turns, backlog if first == B else [*backlog, single])
+        turns.admit_only("image", backlog if first == B else [*backlog, single])
     lines = [*backlog, single]
     assert Counter(serve(turns, lines, 1.0) for _ in range(10)) == {A: 5, B: 5}
 
@@ -155,7 +154,7 @@ def test_strict_what_has_aged_a_level_is_level_with_the_next_priority() -> None:
     turns = Turns(ageing_s=60.0)
     normal, low = lane(0, "normal"), lane(0, "low")
     lines = [line(normal, 9, since=59.0), line(low, 9)]
-    admit(turns, lines)
+    turns.admit_only("image", lines)
     turns.serve(normal, 1.0)
     assert upcoming(turns, lines, 59.0) == normal
     assert upcoming(turns, lines, 60.0) == low
@@ -182,7 +181,7 @@ def test_weighted_priorities_share_seconds_nine_to_three_to_one(costs: tuple[flo
 @pytest.mark.parametrize("priorities", ["strict", "weighted"])
 def test_trying_things_out_changes_no_account(priorities: Priorities) -> None:
     turns, lines = Turns(priorities), [line(A, 9), line(B, 9)]
-    admit(turns, lines)
+    turns.admit_only("image", lines)
     order = turns.order("image", 0.0)
     tried = []
     for _ in range(4):
@@ -196,7 +195,7 @@ def test_trying_things_out_changes_no_account(priorities: Priorities) -> None:
 
 def test_a_line_without_more_tickets_leaves_the_order() -> None:
     turns, lines = Turns(), [line(A), line(B)]
-    admit(turns, lines)
+    turns.admit_only("image", lines)
     order = turns.order("image", 0.0)
     found = []
     while taken := order.next():
@@ -208,7 +207,7 @@ def test_a_line_without_more_tickets_leaves_the_order() -> None:
 def test_weighted_a_line_that_leaves_is_charged_to_its_priority_all_the_same() -> None:
     turns = Turns("weighted")
     lines = [line(lane(0, "high")), line(lane(1, "high")), line(lane(0, "low"))]
-    admit(turns, lines)
+    turns.admit_only("image", lines)
     order = turns.order("image", 0.0)
     found = []
     while taken := order.next():
@@ -231,13 +230,13 @@ def test_queues_on_gpus_of_unequal_speed_do_not_lock_out_one_that_comes_between_
     turns = Turns()
     fast, slow, both = lane(0, model="fast"), lane(0, model="slow"), lane(0, model="any")
     lines = [line(fast, 99), line(slow, 99)]
-    admit(turns, lines)
+    turns.admit_only("image", lines)
     for _ in range(1000):
         turns.serve(fast, 8.0)
-        admit(turns, lines)
+        turns.admit_only("image", lines)
     turns.serve(slow, 8.0)
     contended = [line(fast, 99), line(both, 99)]
-    admit(turns, [*lines, *contended[1:]])
+    turns.admit_only("image", [*lines, *contended[1:]])
     served = 0
     while upcoming(turns, contended) == both:
         turns.serve(both, 8.0)
@@ -344,7 +343,7 @@ def test_the_first_that_can_be_run_is_the_next_of_such_and_stays(
         lane(number, model="xy"[number % 2], priority=["high", "low"][number % 3 > 0])
         for number in range(len(spent))
     ]
-    admit(turns, [line(of) for of in lanes])
+    turns.admit_only("image", [line(of) for of in lanes])
     for of, seconds in zip(lanes, spent, strict=True):
         turns.serve(of, seconds)
     order = turns.order("image", 0.0)

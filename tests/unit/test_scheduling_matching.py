@@ -21,7 +21,6 @@ from services.scheduling.matching import match
 from services.scheduling.policies import POLICIES, affine
 from services.scheduling.situation import Choice, Gpu, Line
 from services.settings import Balancing
-from tests.lanes import admit
 
 LEC = "least_expected_completion"
 TWO: Mapping[str, str] = {"x": "x", "y": "y"}
@@ -45,7 +44,7 @@ def chosen(
     lines: list[Line], gpus: list[Gpu], policy: str = LEC, turns: Turns | None = None
 ) -> Choice | None:
     turns = turns or Turns()
-    admit(turns, lines)
+    turns.admit_only("image", lines)
     return match(turns, gpus, lambda _: policy, now=0.0, model_load_s=20.0)
 
 
@@ -240,7 +239,7 @@ def test_what_others_wait_for_costs_one_that_can_begin_nothing(policy: str) -> N
     gpus = [gpu("a", models={"x": "x"}), gpu("b", 1.0, models={"y": "y"})]
     turns = Turns()
     lines = [line("y", "high", number) for number in range(100)] + [line("x", "low")]
-    admit(turns, lines)
+    turns.admit_only("image", lines)
     order = _Counted(turns.order("image", 0.0)._ranks, turns.lines("image"))  # noqa: SLF001 - to count
     found = POLICIES[policy](Question(lines, gpus, order, Estimates(gpus, 20.0), 0))
     assert found is not None
@@ -250,7 +249,7 @@ def test_what_others_wait_for_costs_one_that_can_begin_nothing(policy: str) -> N
 def test_one_that_would_wait_is_asked_again_after_each_that_goes_before_it() -> None:
     gpus = [gpu("cold", warm=("y",), keeps=2), gpu("warm", 5.0)]
     turns, before = Turns(), [line("x", "high", number) for number in range(100)]
-    admit(turns, before)
+    turns.admit_only("image", before)
     order = _Counted(turns.order("image", 0.0)._ranks, turns.lines("image"))  # noqa: SLF001 - to count
     found = POLICIES[LEC](Question(before, gpus, order, Estimates(gpus, 20.0), 0))
     assert found is not None
