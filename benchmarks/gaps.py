@@ -22,8 +22,8 @@ from services.gpusim.model import Job, Options, Outcome, ProfileName
 STEPS: Final = 4
 SIDE: Final = 512
 IN_CALL_STEP_MS: Final = 25.0
-IN_CALL_TASKS: Final = 70
-IN_CALL_FLOOR: Final = 40
+IN_CALL_TASKS: Final = 120
+IN_CALL_FLOOR: Final = 50
 IN_CALL_MOST_MS: Final = 10.0
 POLLED_STEP_MS: Final = 500.0
 POLLED_GPUS: Final = 3

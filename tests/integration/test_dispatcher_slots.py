@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+import pytest
 from msgspec.structs import replace
 
 from schemas.errors import UnavailableError
@@ -21,6 +22,7 @@ from services import clock
 from services.artifacts import ArtifactInfo, ArtifactStore
 from services.bus.connection import Bus
 from services.bus.tasklog import Found, TaskLog
+from services.dispatcher import execution
 from services.dispatcher.desk import Desk, Outcome
 from services.dispatcher.execution import Execution
 from services.dispatcher.fleet import Fleet
@@ -115,8 +117,8 @@ class Bench:
         self.store = artifacts
         registry = Registry(bus, http, SETTINGS, fleet, leases)
         recorder = Recorder(artifacts, fleet, SETTINGS)
-        execution = Execution(bus, artifacts, leases, registry, fleet, recorder, SETTINGS)
-        self.desk = Desk(self.log, leases, registry, execution, recorder)
+        attempts = Execution(bus, artifacts, leases, registry, fleet, recorder, SETTINGS)
+        self.desk = Desk(self.log, leases, registry, attempts, recorder)
         self.seating = Seating(leases, registry, SETTINGS)
         self.instance = Instance(GPU, http, bus, fleet, Limits())
         self.instance.adapter = self.adapter
@@ -255,6 +257,44 @@ async def test_the_next_task_runs_while_a_result_is_recorded_and_both_are_in_goo
         it.adapter.calls[1].release()
         await running
         assert it.slot.idle
+
+
+async def test_a_task_that_follows_at_once_begins_before_the_result_of_the_one_before_is_recorded(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "HEAD_START_S", 3600)
+    async with bench(bus) as it:
+        it.adapter.will(HOLD, HOLD)
+        _, recorded, _ = await it.running()
+        call = await it.adapter.started.get()
+
+        async def follow() -> Seat:
+            while it.slot.occupied:
+                it.leases.changed.clear()
+                await it.leases.changed.wait()
+            return Seat(it.instance, it.slot)
+
+        following = asyncio.create_task(follow())
+        await asyncio.sleep(0)  # it waits now, as the loop does
+        call.release()
+        await following
+        _, running, _ = await it.running()
+        await it.adapter.started.get()
+
+        assert it.store.asked.empty()
+        for task in (recorded, running):
+            task.cancel()
+        await asyncio.wait((recorded, running))
+
+
+async def test_a_result_that_nothing_follows_is_recorded_at_once(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "HEAD_START_S", 3600)
+    async with bench(bus) as it:
+        task_id, recorded, _ = await it.running()
+        await recorded
+        assert (await it.log.lookup(task_id)).task.status is Status.DONE
 
 
 async def test_a_slot_records_one_result_at_a_time(bus: Bus) -> None:
