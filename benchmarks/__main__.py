@@ -138,6 +138,7 @@ def _end_on_sigterm() -> None:
 
 
 async def _take(bench: Bench, name: str) -> Taken:
+    pace_ms = round(machine.pace_ms(), 2)
     load, noise, began = os.getloadavg(), Noise(), time.monotonic()
     bench.begin()
     figures = await (FIGURES | LONG)[name](bench)
@@ -150,12 +151,13 @@ async def _take(bench: Bench, name: str) -> Taken:
         runs=bench.runs,
         size=bench.size if bench.by_size else None,
         figures=figures,
+        pace_ms=pace_ms,
     )
     for figure in figures:
         print(f"\n{table(figure)}", flush=True)
     if taken.took_s >= 1:
         one, five, _ = load
-        others = f"others had {taken.others_share:.0%} of the processors"
+        others = f"others had {taken.others_share:.0%} of the processors; pace {pace_ms:.2f} ms"
         print(f"  {taken.took_s:.0f} s, load average before {one:.2f} {five:.2f}; {others}")
     if taken.syncs:
         print(f"  sync of the server: {', '.join(taken.syncs)}", flush=True)

@@ -1,6 +1,7 @@
 """What became of each figure since the results that were saved last. Pure.
 
-The one rule: numbers compare on one machine only; from another one, what compares is the ratio to a floor.
+The one rule: numbers compare on one machine only, at the pace that it had; from another one, the ratios to
+floors do.
 """
 
 from collections.abc import Iterator
@@ -14,20 +15,21 @@ from benchmarks.measure import Figure
 
 WORSE: Final = 1.2
 """So many times worse is a regression; less may be the noise of the machine."""
-_HEADINGS: Final = ("", "p50", "p99", "p50 to floor")
+_HEADINGS: Final = ("", "p50", "p99", "p50 to floor", "pace")
 
 
 class Change(Struct, frozen=True, kw_only=True):
     """What became of a figure: now over then, None where it does not compare.
 
-    ``ratio`` is that of the ratios to the floor. A regression is judged by ``p50``, and where that does not
-    compare by ``ratio``.
+    ``ratio`` is that of the ratios to the floor, ``pace`` that of the times of a fixed piece of work. A
+    regression is judged by ``p50`` at an equal pace, and where that does not compare by ``ratio``.
     """
 
     name: str
     p50: float | None
     p99: float | None
     ratio: float | None
+    pace: float | None
     regressed: bool
 
 
@@ -60,14 +62,15 @@ def _place(machine: Machine) -> tuple[str, int, str]:
 def _changes(now: Taken, then: Taken, *, here: bool) -> Iterator[Change]:
     before = {figure.name: figure for figure in then.figures}
     absolute = here and now.syncs == then.syncs
+    pace = _over(now.pace_ms, then.pace_ms) if absolute else None
     for figure in now.figures:
         if (old := before.get(figure.name)) and old.unit == figure.unit:
-            change = _change(figure, old, absolute=absolute)
+            change = _change(figure, old, absolute=absolute, pace=pace)
             if change.p50 is not None or change.ratio is not None:
                 yield change
 
 
-def _change(now: Figure, then: Figure, *, absolute: bool) -> Change:
+def _change(now: Figure, then: Figure, *, absolute: bool, pace: float | None) -> Change:
     p50 = _over(now.ours.p50, then.ours.p50) if absolute else None
     ratio = _over(now.ratio, then.ratio)
     return Change(
@@ -75,12 +78,22 @@ def _change(now: Figure, then: Figure, *, absolute: bool) -> Change:
         p50=p50,
         p99=_over(now.ours.p99, then.ours.p99) if absolute else None,
         ratio=ratio,
-        regressed=_regressed(ratio if p50 is None else p50, now),
+        pace=pace,
+        regressed=_regressed(ratio if p50 is None else _at_equal_pace(p50, pace, now.unit), now),
     )
 
 
 def _over(now: float | None, then: float | None) -> float | None:
     return None if now is None or not then else now / then
+
+
+def _at_equal_pace(change: float, pace: float | None, unit: str) -> float:
+    """Take out of a change what the machine has become slower or faster; of times and rates alone."""
+    if pace is None:
+        return change
+    if unit.startswith("ms"):
+        return change / pace
+    return change * pace if unit.endswith("/s") else change
 
 
 def _regressed(change: float | None, figure: Figure) -> bool:
@@ -90,7 +103,8 @@ def _regressed(change: float | None, figure: Figure) -> bool:
 
 
 def _row(change: Change) -> str:
-    numbers = ("-" if each is None else f"{each:.2f}" for each in (change.p50, change.p99, change.ratio))
+    found = (change.p50, change.p99, change.ratio, change.pace)
+    numbers = ("-" if each is None else f"{each:.2f}" for each in found)
     return _line(change.name, *numbers) + ("  REGRESSED" if change.regressed else "")
 
 

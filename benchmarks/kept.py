@@ -25,7 +25,8 @@ class Taken(Struct, frozen=True, kw_only=True):
     """Figures that were taken together under a name, and the noise at that time.
 
     ``syncs``: how often the servers wrote to the disk, as the setting ``nats_sync`` says it. ``size``: at
-    which part of their full size, None where they have none.
+    which part of their full size, None where they have none. ``pace_ms``: how long a fixed piece of work
+    took one processor just before.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Taken(Struct, frozen=True, kw_only=True):
     runs: int
     size: float | None
     figures: list[Figure]
+    pace_ms: float | None = None
 
     @property
     def command(self) -> str:

@@ -145,7 +145,8 @@ def _noise(taken: Taken) -> str:
     one, five, _ = taken.load_average
     sync = f"; sync of the server: {', '.join(taken.syncs)}" if taken.syncs else ""
     others = f"others had {taken.others_share:.0%} of the processors"
-    return f"{taken.took_s:.0f} s, load average before {one:.2f} {five:.2f}, {others}{sync}"
+    pace = f", pace {taken.pace_ms:.2f} ms" if taken.pace_ms else ""
+    return f"{taken.took_s:.0f} s, load average before {one:.2f} {five:.2f}, {others}{pace}{sync}"
 
 
 def _stay(text: str) -> str:

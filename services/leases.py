@@ -16,6 +16,7 @@ from schemas.ids import BackendId, TaskId
 from schemas.lease import RELEASED, Claim, Lease, Sighting, claim, seen
 from schemas.registry import MOST_SLOTS
 from schemas.subjects import LEASES, SWEEPER, lease_key
+from services import clock
 from services.bus.buckets import Bucket, Entry
 from services.bus.connection import Bus
 from services.process import at_most
@@ -29,15 +30,28 @@ _ALONE_S: Final = 60.0
 
 
 class Held:
-    """A lease of ours. ``valid`` turns false before anybody else may take it."""
+    """A lease of ours. ``valid`` turns false before anybody else may take it.
 
-    def __init__(self, owner: "Leases", key: str, lease: Lease, revision: int, renewed_at: float) -> None:
+    ``written``: whether it is known to be ours, or presumed to become so with its first write.
+    """
+
+    def __init__(
+        self,
+        owner: "Leases",
+        key: str,
+        lease: Lease,
+        revision: int,
+        renewed_at: float,
+        *,
+        written: bool = True,
+    ) -> None:
         self._owner = owner
         self._lock = asyncio.Lock()
         self.key = key
         self.lease = lease
         self.revision = revision
         self.renewed_at = renewed_at
+        self.written = written
         self.lost = False
 
     @property
@@ -46,7 +60,7 @@ class Held:
         return not self.lost and age_s < self._owner.lease_s * _MARGIN
 
     async def write(self, lease: Lease) -> bool:
-        """Renew with this content; False when somebody else holds it.
+        """Renew with this content; False when somebody else holds it, or may.
 
         Without NATS it is written with the next renewal.
         """
@@ -58,12 +72,13 @@ class Held:
                 revision = await self._owner.put(self.key, lease, self.revision)
             except UnavailableError:
                 self.lease = lease
-                return True
+                return self.written
             if revision is None:
                 self.lost = True
                 log.warning("lease.lost", key=self.key)
                 return False
             self.lease, self.revision, self.renewed_at = lease, revision, asked_at
+            self.written = True
             return True
 
     async def assured(self) -> bool:
@@ -247,9 +262,19 @@ class Leases:
             revision = await self.put(key, ours, known.revision if known else 0)
         except UnavailableError:
             return None
-        if revision is None:
+        return None if revision is None else self._hold(Held(self, key, ours, revision, asked_at))
+
+    def presume(self, key: str) -> Held | None:
+        """Give a free lease as if it had been taken; None when it is not. Its first write finds out."""
+        if self.claim(key) is not Claim.FREE:
             return None
-        held = self._held[key] = Held(self, key, ours, revision, asked_at)
+        known = self._seen.get(key)
+        ours = Lease(holder=self.holder, since=clock.now())
+        now = asyncio.get_running_loop().time()
+        return self._hold(Held(self, key, ours, known.revision if known else 0, now, written=False))
+
+    def _hold(self, held: Held) -> Held:
+        self._held[held.key] = held
         return held
 
     def forget(self, held: Held) -> None:

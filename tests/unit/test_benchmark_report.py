@@ -158,6 +158,31 @@ def test_much_worse_than_then_is_a_regression(figure: Figure, factor: float, *, 
     assert change.regressed is regressed
 
 
+@pytest.mark.parametrize(
+    ("figure", "factor", "pace", "regressed"),
+    [
+        (SUBMIT, 1.5, 1.5, False),
+        (SUBMIT, 1.5, 1.2, True),
+        (SUBMIT, 1.0, 0.8, True),
+        (THROUGHPUT, 0.7, 1.4, False),
+        (THROUGHPUT, 0.7, 1.1, True),
+        (replace(SUBMIT, unit="MB"), 1.5, 1.5, True),
+    ],
+)
+def test_what_a_slower_machine_does_is_no_regression(
+    figure: Figure, factor: float, pace: float, *, regressed: bool
+) -> None:
+    then = replace(taken("one", figure), pace_ms=4.0)
+    now = replace(taken("one", times(figure, factor)), pace_ms=4.0 * pace)
+
+    [change] = comparison.compare(made(now), made(then))
+
+    assert change.pace == pytest.approx(pace)
+    assert change.regressed is regressed
+    [unknown] = comparison.compare(made(now), made(replace(then, pace_ms=None)))
+    assert unknown.pace is None
+
+
 def test_of_another_machine_only_ratios_to_floors_compare() -> None:
     then = replace(REPORT, machine=replace(MACHINE, machine="another machine"))
     now = made(taken("submit", times(SUBMIT, 3)), taken("throughput", THROUGHPUT))
@@ -212,7 +237,7 @@ def test_a_comparison_reads_as_a_table() -> None:
     assert "2026-11-24 (commit 0123456789ab)" in title
     assert headings.split()[:2] == ["p50", "p99"]
     assert submit.endswith("REGRESSED")
-    assert throughput.split() == ["throughput", "1.00", "1.00", "-"]
+    assert throughput.split() == ["throughput", "1.00", "1.00", "-", "-"]
 
 
 def test_a_page_has_every_figure_with_its_command_its_target_and_whether_it_was_met(tmp_path: Path) -> None:
