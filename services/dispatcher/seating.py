@@ -65,7 +65,7 @@ class Seating:
         try:
             ticket = await slot.puller.pull(lane, wait_s)
         finally:
-            if ticket is None:
+            if ticket is None and not presumed.written:  # as it is by now where NATS was away
                 self._leases.forget(presumed)
                 slot.held = None
         return ticket

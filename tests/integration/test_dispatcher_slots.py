@@ -187,6 +187,19 @@ async def test_who_is_alone_and_finds_no_ticket_has_leased_nothing(bus: Bus) -> 
         assert it.leases.sighting(KEY) is None
 
 
+async def test_a_lease_that_was_written_while_no_ticket_came_is_still_to_be_released(bus: Bus) -> None:
+    async with bench(bus) as it:
+        pulling = asyncio.create_task(it.seating.pull(it.slot, LANE, 30))
+        await asyncio.sleep(0)  # it has presumed by now
+        held = it.slot.held
+        assert held is not None
+        await held.renew()
+        pulling.cancel()
+        await asyncio.wait((pulling,))
+
+        assert it.slot.held is held
+
+
 async def test_a_task_whose_slot_another_was_faster_to_take_is_handed_back_before_a_gpu_is_called(
     bus: Bus,
 ) -> None:
