@@ -16,7 +16,6 @@ from schemas.ids import BackendId, TaskId
 from schemas.lease import RELEASED, Claim, Lease, Sighting, claim, seen
 from schemas.registry import MOST_SLOTS
 from schemas.subjects import LEASES, SWEEPER, lease_key
-from services import clock
 from services.bus.buckets import Bucket, Entry
 from services.bus.connection import Bus
 from services.process import at_most
@@ -30,28 +29,15 @@ _ALONE_S: Final = 60.0
 
 
 class Held:
-    """A lease of ours. ``valid`` turns false before anybody else may take it.
+    """A lease of ours. ``valid`` turns false before anybody else may take it."""
 
-    ``written``: whether it is known to be ours, or presumed to become so with its first write.
-    """
-
-    def __init__(
-        self,
-        owner: "Leases",
-        key: str,
-        lease: Lease,
-        revision: int,
-        renewed_at: float,
-        *,
-        written: bool = True,
-    ) -> None:
+    def __init__(self, owner: "Leases", key: str, lease: Lease, revision: int, renewed_at: float) -> None:
         self._owner = owner
         self._lock = asyncio.Lock()
         self.key = key
         self.lease = lease
         self.revision = revision
         self.renewed_at = renewed_at
-        self.written = written
         self.lost = False
 
     @property
@@ -60,7 +46,7 @@ class Held:
         return not self.lost and age_s < self._owner.lease_s * _MARGIN
 
     async def write(self, lease: Lease) -> bool:
-        """Renew with this content; False when somebody else holds it, or may.
+        """Renew with this content; False when somebody else holds it.
 
         Without NATS it is written with the next renewal.
         """
@@ -72,13 +58,12 @@ class Held:
                 revision = await self._owner.put(self.key, lease, self.revision)
             except UnavailableError:
                 self.lease = lease
-                return self.written
+                return True
             if revision is None:
                 self.lost = True
                 log.warning("lease.lost", key=self.key)
                 return False
             self.lease, self.revision, self.renewed_at = lease, revision, asked_at
-            self.written = True
             return True
 
     async def assured(self) -> bool:
@@ -262,19 +247,9 @@ class Leases:
             revision = await self.put(key, ours, known.revision if known else 0)
         except UnavailableError:
             return None
-        return None if revision is None else self._hold(Held(self, key, ours, revision, asked_at))
-
-    def presume(self, key: str) -> Held | None:
-        """Give a free lease as if it had been taken; None when it is not. Its first write finds out."""
-        if self.claim(key) is not Claim.FREE:
+        if revision is None:
             return None
-        known = self._seen.get(key)
-        ours = Lease(holder=self.holder, since=clock.now())
-        now = asyncio.get_running_loop().time()
-        return self._hold(Held(self, key, ours, known.revision if known else 0, now, written=False))
-
-    def _hold(self, held: Held) -> Held:
-        self._held[held.key] = held
+        held = self._held[key] = Held(self, key, ours, revision, asked_at)
         return held
 
     def forget(self, held: Held) -> None:

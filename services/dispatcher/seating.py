@@ -3,6 +3,7 @@
 The one rule: the new slot is leased before the old one is left.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 from schemas.events import Decision
@@ -55,19 +56,17 @@ class Seating:
         return slot.held is not None
 
     async def pull(self, slot: Slot, lane: Lane, wait_s: float) -> Ticket | None:
-        """Lease the slot and pull a ticket for it; first the ticket where nobody else wants the slot."""
-        if slot.held is not None or not self._leases.alone:
+        """Lease the slot and pull a ticket for it, at once where nobody else is about to do the same."""
+        if slot.holds() is not None or not self._leases.alone:
             return await slot.puller.pull(lane, wait_s) if await self.lease(slot) else None
-        presumed = slot.held = self._leases.presume(slot.key)
-        if presumed is None:
-            return None
-        ticket = None
+        leasing = asyncio.create_task(self.lease(slot))
         try:
             ticket = await slot.puller.pull(lane, wait_s)
         finally:
-            if ticket is None and not presumed.written:  # as it is by now where NATS was away
-                self._leases.forget(presumed)
-                slot.held = None
+            leased = await leasing
+        if ticket is not None and not leased:
+            await ticket.give_back()
+            return None
         return ticket
 
     async def leave(self, seat: Seat) -> None:

@@ -164,73 +164,28 @@ async def bench(
         yield Bench(bus, http, leases)
 
 
-async def test_who_is_alone_has_a_ticket_before_a_lease_is_written(bus: Bus) -> None:
+async def test_who_is_alone_has_slot_and_ticket(bus: Bus) -> None:
     async with bench(bus) as it:
         where, _ = await it.submitted()
         assert it.leases.alone
         ticket = await it.seating.pull(it.slot, where.lane, 1)
 
         assert ticket is not None
-        assert it.leases.sighting(KEY) is None
-        await it.desk.run(ticket, Seat(it.instance, it.slot))
-        sighting = it.leases.sighting(KEY)
-        assert sighting is not None
-        assert sighting.lease.task_id == where.task_id
-        assert (await it.log.lookup(where.task_id)).task.status is Status.DONE
+        assert ticket.address == where
+        assert it.slot.holds() is not None
 
 
-async def test_who_is_alone_and_finds_no_ticket_has_leased_nothing(bus: Bus) -> None:
-    async with bench(bus) as it:
-        assert await it.seating.pull(it.slot, LANE, 0) is None
-
-        assert it.slot.held is None
-        assert it.leases.sighting(KEY) is None
-
-
-async def test_a_lease_that_was_written_while_no_ticket_came_is_still_to_be_released(bus: Bus) -> None:
-    async with bench(bus) as it:
-        pulling = asyncio.create_task(it.seating.pull(it.slot, LANE, 30))
-        await asyncio.sleep(0)  # it has presumed by now
-        held = it.slot.held
-        assert held is not None
-        await held.renew()
-        pulling.cancel()
-        await asyncio.wait((pulling,))
-
-        assert it.slot.held is held
-
-
-async def test_a_task_whose_slot_another_was_faster_to_take_is_handed_back_before_a_gpu_is_called(
+async def test_a_ticket_for_a_slot_that_another_was_faster_to_take_is_there_for_others_at_once(
     bus: Bus,
 ) -> None:
-    async with bench(bus) as it, bench(bus, name="other") as other:
+    async with bench(bus, OvertakenLeases) as it:
         where, _ = await it.submitted()
         assert it.leases.alone
-        ticket = await it.seating.pull(it.slot, where.lane, 1)
+        assert await it.seating.pull(it.slot, where.lane, 1) is None
+
+        ticket = await it.slot.puller.pull(where.lane, 1)
         assert ticket is not None
-        assert await other.seating.lease(other.slot)
-        await it.desk.run(ticket, Seat(it.instance, it.slot))
-
-        assert it.adapter.calls == []
-        task = (await it.log.lookup(where.task_id)).task
-        assert (task.status, task.handbacks) == (Status.QUEUED, 1)
-        assert await other.slot.puller.pull(where.lane, 1) is not None
-
-
-async def test_a_slot_that_is_taken_is_not_presumed_to_be_free(bus: Bus) -> None:
-    async with bench(bus) as it:
-        assert await it.seating.lease(it.slot)
-
-        assert it.leases.presume(KEY) is None
-
-
-async def test_a_lease_that_was_never_written_is_not_ours(bus: Bus, nats_server: NatsServer) -> None:
-    async with bench(bus) as it:
-        presumed = it.leases.presume(KEY)
-        assert presumed is not None
-        nats_server.kill()
-
-        assert not await presumed.write(presumed.lease)
+        assert ticket.address == where
 
 
 async def test_who_has_met_another_pulls_nothing_before_it_has_the_lease(bus: Bus) -> None:
