@@ -225,7 +225,9 @@ async def test_a_delayed_task_never_runs_after_a_cancel_that_was_answered_so(
     async def cancel(number: int) -> str:
         # Each as another one fires: some before their own schedule, some with it, some behind it.
         await fired[tasks[int(chance(7, number) * DELAYED)]].wait()
-        return (await canceller.cancel(tasks[number], "cancel", None)).name
+        outcome = await canceller.cancel(tasks[number], "cancel", None)
+        fired[tasks[number]].set()  # what is cancelled before its schedule never fires, and others wait for it
+        return outcome.name
 
     over = asyncio.Event()
     async with asyncio.TaskGroup() as group:
