@@ -226,7 +226,7 @@ async def test_a_delayed_task_never_runs_after_a_cancel_that_was_answered_so(
         # Each as another one fires: some before their own schedule, some with it, some behind it.
         await fired[tasks[int(chance(7, number) * DELAYED)]].wait()
         outcome = await canceller.cancel(tasks[number], "cancel", None)
-        fired[tasks[number]].set()  # what is cancelled before its schedule never fires, and others wait for it
+        fired[tasks[number]].set()  # others wait for it, and cancelled in time it never fires
         return outcome.name
 
     over = asyncio.Event()
