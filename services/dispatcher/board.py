@@ -24,9 +24,10 @@ class _Knowledge:
     """``check``: some tickets of the lane may wait for redelivery. Moments are seconds on one's own clock.
 
     ``since``: when its head began to wait, at the latest. ``rests_until``: what it gives is not to run now.
+    ``in_vain``: so many of its tickets in a row were not.
     """
 
-    __slots__ = ("check", "delivered", "pause_s", "pulling", "rests_until", "since", "units", "waiting")
+    __slots__ = ("check", "delivered", "in_vain", "pulling", "rests_until", "since", "units", "waiting")
 
     def __init__(self, now: float) -> None:
         self.waiting = 0
@@ -36,7 +37,7 @@ class _Knowledge:
         self.units: float | None = None
         self.since = now
         self.rests_until = 0.0
-        self.pause_s = 0.0
+        self.in_vain = 0
 
     def worth_a_pull(self, now: float) -> bool:
         return (self.waiting > self.pulling or self.check) and self.rests_until <= now
@@ -124,15 +125,24 @@ class Board:
         self._usual[lane.kind] = _moved(self._usual.get(lane.kind), units)
 
     def rest(self, lane: Lane, now: float) -> None:
-        """Leave a lane alone for a while, since its tickets may not run; longer each time in a row."""
+        """Note that a ticket of the lane may not run. The next may; if it may not either, the lane rests.
+
+        Longer each time in a row.
+        """
         known = self._of(lane, now)
-        known.pause_s = min(_LONGEST_PAUSE_S, known.pause_s * 2 or _FIRST_PAUSE_S)
-        known.rests_until = now + known.pause_s
-        self._resting.put(lane, known.rests_until)
+        known.in_vain += 1
+        if known.in_vain > 1:
+            pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (known.in_vain - 2))
+            known.rests_until = now + pause_s
+            self._resting.put(lane, known.rests_until)
 
     def ran(self, lane: Lane, now: float) -> None:
         """Note that a ticket of the lane was run."""
-        self._of(lane, now).pause_s = 0.0
+        self._of(lane, now).in_vain = 0
+
+    def returned(self, lane: Lane, now: float) -> None:
+        """Note that a ticket of the lane was given back, to be pulled again at once."""
+        self._of(lane, now).check = True
 
     def _of(self, lane: Lane, now: float) -> _Knowledge:
         """Give what is known of a lane, about to be changed."""

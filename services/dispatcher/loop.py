@@ -4,24 +4,18 @@ The one rule: no ticket is pulled without a slot that can run it now.
 """
 
 import asyncio
-import contextlib
-from collections import Counter
-from collections.abc import Coroutine, Mapping
-from datetime import timedelta
+from collections.abc import Coroutine
 from typing import Final
 
 import structlog
 from msgspec import Struct
 
-from schemas.errors import UnavailableError, UndecodableError
+from schemas.errors import UndecodableError
 from schemas.lease import Claim
 from schemas.subjects import SUBMITTED, WAKE_CANCELLED, WAKE_EXPIRED, WAKE_SUBMITTED, Lane, parse_subject
-from schemas.work import units
-from services.bus.connection import ApiError, Bus, Msg
-from services.bus.streams import Depth, lane_depths
+from services.bus.connection import Bus, Msg
 from services.bus.tickets import Ticket
 from services.dispatcher.attempt import Reason
-from services.dispatcher.board import Board
 from services.dispatcher.control import Control
 from services.dispatcher.desk import Desk, Outcome
 from services.dispatcher.draining import drain_lost
@@ -30,21 +24,16 @@ from services.dispatcher.fleet import Fleet
 from services.dispatcher.instances import Instance, Seat, Slot
 from services.dispatcher.registry import Registry
 from services.dispatcher.seating import Seating
+from services.dispatcher.waiting import Waiting
 from services.leases import Leases
 from services.process import at_most
-from services.scheduling.fairness import Turns
 from services.scheduling.situation import Choice
 from services.settings import Settings
 
 log = structlog.get_logger()
 
-REFRESH_S: Final = 1.5
 _PULLED_S: Final = 0.05
-_HASTE_S: Final = 0.1
-_LANES_PER_S: Final = 600
-"""So many are read anew at most; each takes 25 us of the server and 5 here."""
 LAST_WORDS_S: Final = 5.0
-ELSEWHERE_PAUSE: Final = timedelta(seconds=1)
 
 
 class Parts(Struct, frozen=True, kw_only=True):
@@ -73,16 +62,12 @@ class Loop:
         self._execution = parts.execution
         self._settings = parts.settings
         self._seating = Seating(parts.leases, parts.registry, parts.settings)
-        self._turns = Turns(parts.settings.priority, parts.settings.ageing_s)
-        self._board = Board()
-        self._pauses: frozenset[str] = frozenset()
-        self._doubt = asyncio.Event()
         self._stopping = False
         self._pulls = 0
-        self._tickets: set[Ticket] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup
         self._changed = parts.leases.changed
+        self._waiting = Waiting(parts.bus, parts.control, self._seating, parts.settings, self._changed)
         self._bus.on_reconnect(self._changed.set)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -98,7 +83,7 @@ class Loop:
                 self._parts.fleet.follow(),
                 self._parts.fleet.keep(),
                 self._control.follow(),
-                self._refresh(),
+                self._waiting.keep(),
                 self._begin(),
             ):
                 self._spawn(job)
@@ -135,29 +120,9 @@ class Loop:
         except UndecodableError:
             return
         if event == SUBMITTED:
-            self._board.hint(address.lane, _now())
-            self._changed.set()
+            self._waiting.hear(address.lane)
         elif attending := self._execution.running.get(address.task_id):
             attending.interrupt(Reason.OVER)
-
-    async def _refresh(self) -> None:
-        """Read the depths anew, since wake-ups may be lost and redeliverable tickets send none.
-
-        Sooner after a pull that found nothing against expectation: a server that is busy answers so too.
-        """
-        depths: Mapping[Lane, Depth] = {}
-        while True:
-            with contextlib.suppress(UnavailableError, ApiError):
-                self._board.ask()
-                depths = await lane_depths(self._bus)
-                in_hand = (t.address.lane for t in self._tickets if not t.out_of_hand)
-                self._board.refresh(depths, Counter(in_hand), _now())
-            self._changed.set()
-            pause_s = max(_HASTE_S, len(depths) / _LANES_PER_S)
-            await asyncio.sleep(pause_s)
-            async with at_most(REFRESH_S - pause_s):
-                await self._doubt.wait()
-            self._doubt.clear()
 
     def _assign(self) -> None:
         """Put every slot to work that has something to do, and give up the leases of the others."""
@@ -165,23 +130,12 @@ class Loop:
         if self._stopping or not known or not self._bus.connected:
             return
         # What waits is many, and a busy fleet is woken all the time: it is looked at where one could begin.
-        while self._seating.any_free and (choice := self._choose()):
-            self._turns.serve(choice.lane, choice.seconds)
-            seat = self._seating.take(choice, self._turns.count)
-            wait_s = self._board.take(choice.lane, _now())
-            self._spawn(self._serve(seat, choice, wait_s))
+        while self._seating.any_free and (choice := self._waiting.choose()):
+            seat = self._seating.take(choice, self._waiting.served)
+            self._spawn(self._serve(seat, choice, self._waiting.get(choice, seat)))
         for instance in self._registry.instances.values():
             for slot in instance.slots:
                 self._tidy(instance, slot)
-
-    def _choose(self) -> Choice | None:
-        """Take in what has changed, and say what is served next and where, None for nothing now."""
-        now = _now()
-        if self._pauses != self._control.pauses:
-            self._pauses = frozenset(self._control.pauses)
-            self._board.review()
-        self._turns.admit(self._board.changes(now, self._control.paused))
-        return self._seating.choose(self._turns, now)
 
     def _tidy(self, instance: Instance, slot: Slot) -> None:
         """Release a lease that is not needed, and recover a slot that was lost by another dispatcher."""
@@ -193,43 +147,55 @@ class Loop:
         elif self._leases.claim(slot.key) is Claim.STALE and instance.adapter is not None:
             self._spawn(self._recover(Seat(instance, slot)))
 
-    async def _serve(self, seat: Seat, choice: Choice, wait_s: float) -> None:
-        """Lease the slot, pull a ticket and run it; afterwards the slot is matched again."""
+    async def _serve(
+        self, seat: Seat, choice: Choice, getting: Coroutine[None, None, Ticket | None]
+    ) -> None:
+        """Get the ticket and run it; afterwards the slot is matched again."""
         ran_s = 0.0
         try:
-            if ticket := await self._pull(seat.slot, choice.lane, wait_s):
-                ran_s = await self._run(ticket, seat, choice.lane)
+            if ticket := await self._got(getting):
+                ran_s = await self._run(ticket, seat)
         finally:
-            self._turns.settle(choice.lane, choice.seconds, ran_s)
+            self._waiting.settle(choice, ran_s)
             await self._seating.leave(seat)
 
-    async def _run(self, ticket: Ticket, seat: Seat, lane: Lane) -> float:
-        """Run a ticket where it belongs, or give it back; the seconds that its slot was in use for it."""
-        began = _now()
-        self._tickets.add(ticket)
+    async def _got(self, getting: Coroutine[None, None, Ticket | None]) -> Ticket | None:
+        self._pulls += 1
         try:
-            outcome = await self._placed_and_run(ticket, seat, lane)
+            ticket = await getting
         finally:
-            self._tickets.discard(ticket)
-        if outcome is Outcome.SETTLED:
-            self._board.ran(lane, _now())
-            return _now() - began
-        self._board.rest(lane, _now())
-        return 0.0
+            self._pulls -= 1
+        if ticket is not None and self._stopping:
+            await ticket.give_back()
+            return None
+        return ticket
 
-    async def _placed_and_run(self, ticket: Ticket, seat: Seat, lane: Lane) -> Outcome:
+    async def _run(self, ticket: Ticket, seat: Seat) -> float:
+        """Run a ticket where it belongs, or put it off; the seconds that its slot was in use for it."""
+        began = _now()
+        self._waiting.tickets.add(ticket)
+        try:
+            ran = await self._placed_and_run(ticket, seat)
+        finally:
+            self._waiting.tickets.discard(ticket)
+        return _now() - began if ran else 0.0
+
+    async def _placed_and_run(self, ticket: Ticket, seat: Seat) -> bool:
+        lane = ticket.address.lane
         if submission := ticket.submission:
-            self._board.measured(lane, units(submission), _now())
+            self._waiting.pulled(ticket, submission)
             if not await self._seating.better(submission, seat, lane):
-                await ticket.give_back(ELSEWHERE_PAUSE)
-                return Outcome.ELSEWHERE
-        while True:
-            outcome = await self._desk.run(ticket, seat)
-            if outcome is not Outcome.ELSEWHERE:
-                return outcome
+                await self._waiting.park(ticket, submission)
+                return False
+        while (outcome := await self._desk.run(ticket, seat)) is Outcome.ELSEWHERE:
             if not await self._moved(seat, lane):
-                await ticket.give_back(ELSEWHERE_PAUSE)
-                return outcome
+                await self._waiting.give_back(ticket)
+                return False
+        if outcome is Outcome.CAPPED:
+            self._waiting.rest(ticket)
+            return False
+        self._waiting.ran(ticket)
+        return True
 
     async def _moved(self, seat: Seat, lane: Lane) -> bool:
         """Move to another backend; a slot that is merely being pulled for is free again in a moment."""
@@ -239,23 +205,6 @@ class Loop:
             return False
         await asyncio.sleep(_PULLED_S)
         return await self._seating.elsewhere(seat, lane)
-
-    async def _pull(self, slot: Slot, lane: Lane, wait_s: float) -> Ticket | None:
-        ticket = None
-        self._pulls += 1
-        try:
-            ticket = await self._seating.pull(slot, lane, wait_s)
-        except (UnavailableError, ApiError) as error:
-            log.debug("pull.failed", lane=lane.name, error=str(error))
-        finally:
-            self._pulls -= 1
-            self._board.pulled(lane, _now(), found=ticket is not None)
-            if wait_s and ticket is None:
-                self._doubt.set()
-        if ticket is not None and self._stopping:
-            await ticket.give_back()
-            return None
-        return ticket
 
     async def _recover(self, seat: Seat) -> None:
         """Take over a slot whose dispatcher is lost, and keep it from work until its GPU is idle."""
@@ -275,6 +224,7 @@ class Loop:
     async def _drain(self) -> None:
         """Let what runs finish within the grace period, then hand it back."""
         log.info("dispatcher.draining", running=len(self._execution.running))
+        await self._waiting.empty()
         await self._until_idle(self._settings.drain_grace_s)
         for attending in tuple(self._execution.running.values()):
             attending.shut_down()
@@ -292,7 +242,7 @@ class Loop:
 
     def _at_work(self) -> bool:
         running = self._execution.running.values()
-        in_hand = any(not ticket.out_of_hand for ticket in self._tickets)
+        in_hand = any(not ticket.out_of_hand for ticket in self._waiting.tickets)
         return bool(self._pulls) or in_hand or any(not attending.interrupted for attending in running)
 
 

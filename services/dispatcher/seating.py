@@ -4,7 +4,7 @@ The one rule: the new slot is leased before the old one is left.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from schemas.events import Decision
 from schemas.ids import BackendId
@@ -37,9 +37,16 @@ class Seating:
         """Whether work could begin anywhere."""
         return self._overview.any_free
 
-    def choose(self, turns: Turns, now: float) -> Choice | None:
-        """Say which lane is served next and where, None for none now."""
-        return self._match(turns, self._overview.gpus(), now) if turns.any_wait else None
+    @property
+    def gpus(self) -> list[Gpu]:
+        """Those that take work, busy and free."""
+        return self._overview.gpus()
+
+    def choose(
+        self, turns: Turns, with_models: Callable[[Sequence[Gpu]], Sequence[Gpu]], now: float
+    ) -> Choice | None:
+        """Say which lane is served next and where, None for none now; ``with_models``: of ``Parking``."""
+        return self._match(turns, with_models(self.gpus), now) if turns.any_wait else None
 
     def take(self, choice: Choice, turn: int) -> Seat:
         """Keep the slot of a choice from other work here."""

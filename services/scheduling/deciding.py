@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import nsmallest
 from typing import Final, Literal, NamedTuple
 
+from msgspec.structs import replace
+
 from schemas.events import Candidate, Decision
 from services.scheduling.estimates import Estimates
 from services.scheduling.fairness import Order
@@ -55,3 +57,8 @@ def decision(policy: str, reason: Reason, candidates: Iterable[Candidate]) -> De
     """Put a decision into words. Of ``candidates``, among equals the preferred first, the best are kept."""
     best = nsmallest(MOST_CANDIDATES, candidates, key=lambda candidate: candidate.score)
     return Decision(policy=policy, reason=REASONS[reason], candidates=tuple(best))
+
+
+def because_named(found: Decision) -> Decision:
+    """Give the decision for a task that names its backend, as it was found among the others."""
+    return replace(found, reason=REASONS["named"])

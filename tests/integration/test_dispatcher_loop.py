@@ -11,7 +11,7 @@ from schemas.requests import Kind
 from schemas.subjects import BACKENDS, Lane
 from services.bus.buckets import Bucket
 from services.bus.tickets import Puller, Ticket
-from services.dispatcher import loop
+from services.dispatcher import depths
 from services.dispatcher import main as dispatcher
 from services.gpusim.model import Options, ProfileName
 from services.process import background
@@ -33,7 +33,7 @@ async def test_a_lane_that_was_found_empty_by_mistake_is_soon_looked_at_again(
         return await pull(self, lane, wait_s)
 
     monkeypatch.setattr(Puller, "pull", late)
-    monkeypatch.setattr(loop, "REFRESH_S", 3600.0)
+    monkeypatch.setattr(depths, "REFRESH_S", 3600.0)
     settings = settings_for(nats_server, tmp_path)
     async with running(settings) as rig:
         gpu = Gpu(rig.session, Options(profile=ProfileName.OPENAI, step_ms=0))

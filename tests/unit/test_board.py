@@ -169,6 +169,8 @@ def test_a_ticket_s_work_is_taken_for_that_of_its_lane_and_else_of_its_kind() ->
 def test_a_lane_whose_tickets_may_not_run_is_left_alone_ever_longer() -> None:
     board, now, pauses = Board(), 0.0, []
     board.refresh({ONE: Depth(9, 0)}, {}, now)
+    board.rest(ONE, now)
+    assert lines(board, now)  # the next ticket may be one that runs
     for _ in range(5):
         board.rest(ONE, now)
         woken = next(later / 4 for later in range(100) if lines(board, now + later / 4))
@@ -177,6 +179,8 @@ def test_a_lane_whose_tickets_may_not_run_is_left_alone_ever_longer() -> None:
     assert pauses == [0.25, 0.5, 1, 2, 2]
 
     board.ran(ONE, now)
+    board.rest(ONE, now)
+    assert lines(board, now)
     board.rest(ONE, now)
     assert not lines(board, now + 0.2)
     assert lines(board, now + 0.25)
@@ -199,6 +203,7 @@ def test_what_has_not_changed_is_not_told_again() -> None:
 def test_a_lane_that_has_rested_long_enough_has_changed() -> None:
     board = Board()
     board.hint(ONE, 0)
+    board.rest(ONE, 0)
     board.rest(ONE, 0)
     assert changes(board) == {ONE: None}
     assert changes(board, 0.2) == {}

@@ -1,0 +1,157 @@
+"""What waits for a GPU: lanes on the board and parked tickets, whose turn it is, and how its ticket is got.
+
+The one rule: a choice is charged when it is made, and corrected when it is known what came of it.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from schemas.errors import UnavailableError
+from schemas.requests import AnySubmission
+from schemas.subjects import Lane
+from schemas.work import units
+from services import clock
+from services.bus.connection import ApiError, Bus
+from services.bus.tickets import Ticket
+from services.dispatcher.board import Board
+from services.dispatcher.control import Control
+from services.dispatcher.depths import Depths
+from services.dispatcher.instances import Seat, Slot
+from services.dispatcher.parking import Parking
+from services.dispatcher.seating import Seating
+from services.scheduling.deciding import because_named
+from services.scheduling.fairness import Turns
+from services.scheduling.situation import Choice
+from services.settings import Settings
+
+log = structlog.get_logger()
+
+ELSEWHERE_PAUSE: Final = timedelta(seconds=1)
+_CLEARED_S: Final = 1.0
+
+
+class Waiting:
+    """``tickets`` are those at work, ``changed`` is set when something else may be chosen."""
+
+    def __init__(
+        self, bus: Bus, control: Control, seating: Seating, settings: Settings, changed: asyncio.Event
+    ) -> None:
+        self._control = control
+        self._seating = seating
+        self._changed = changed
+        self._turns = Turns(settings.priority, settings.ageing_s)
+        self._board = Board()
+        self._parking = Parking()
+        self._pauses: frozenset[str] = frozenset()
+        self._depths = Depths(bus, self._board, self._in_hand, changed)
+        self.tickets: set[Ticket] = set()
+
+    async def keep(self) -> None:
+        """Read anew how deep lanes are, and give back what was parked for too long; until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._depths.keep())
+            group.create_task(self._clear_parking())
+
+    async def empty(self) -> None:
+        """Give back what is parked."""
+        for ticket in self._parking.clear():
+            await ticket.give_back()
+
+    def hear(self, lane: Lane) -> None:
+        """Take in that a ticket was stored there."""
+        self._board.hint(lane, _now())
+        self._changed.set()
+
+    def choose(self) -> Choice | None:
+        """Say what is served next and where, and charge it; None for nothing now."""
+        now = _now()
+        if self._pauses != self._control.pauses:
+            self._pauses = frozenset(self._control.pauses)
+            self._board.review()
+            self._parking.review()
+        self._turns.admit(self._board.changes(now, self._control.paused))
+        self._turns.admit(self._parking.changes(self._control.paused))
+        choice = self._seating.choose(self._turns, self._parking.with_models, now)
+        if choice is not None:
+            self._turns.serve(choice.lane, choice.seconds)
+        return choice
+
+    @property
+    def served(self) -> int:
+        """Count the choices so far."""
+        return self._turns.count
+
+    def settle(self, choice: Choice, ran_s: float) -> None:
+        """Correct what was charged for a choice."""
+        self._turns.settle(choice.lane, choice.seconds, ran_s)
+
+    def get(self, choice: Choice, seat: Seat) -> Coroutine[None, None, Ticket | None]:
+        """Take what was chosen out of what can be; give what leases the slot and gets its ticket."""
+        if parked := self._parking.take(choice.lane):
+            seat.decision = because_named(choice.decision)
+            return self._unpark(parked, seat.slot)
+        return self._pull(seat.slot, choice.lane, self._board.take(choice.lane, _now()))
+
+    def pulled(self, ticket: Ticket, submission: AnySubmission) -> None:
+        """Take in how much work a ticket is."""
+        self._board.measured(ticket.address.lane, units(submission), _now())
+
+    async def park(self, ticket: Ticket, submission: AnySubmission) -> None:
+        """Keep a ticket until the backend that its task names has a slot for it."""
+        if not self._parking.put(ticket, submission, _now(), clock.now()):
+            await self.give_back(ticket)
+
+    async def give_back(self, ticket: Ticket) -> None:
+        """Give back a ticket that may not run yet."""
+        await ticket.give_back(ELSEWHERE_PAUSE)
+        self.rest(ticket)
+
+    def rest(self, ticket: Ticket) -> None:
+        """Take in that a ticket may not run yet."""
+        self._board.rest(ticket.address.lane, _now())
+
+    def ran(self, ticket: Ticket) -> None:
+        """Take in that a ticket was run."""
+        self._board.ran(ticket.address.lane, _now())
+
+    def _in_hand(self) -> Counter[Lane]:
+        return self._parking.lanes + Counter(t.address.lane for t in self.tickets if not t.out_of_hand)
+
+    async def _clear_parking(self) -> None:
+        while True:
+            await asyncio.sleep(_CLEARED_S)
+            for ticket in self._parking.leaving(_now(), self._seating.gpus):
+                await self._return(ticket)
+
+    async def _pull(self, slot: Slot, lane: Lane, wait_s: float) -> Ticket | None:
+        ticket = None
+        try:
+            ticket = await self._seating.pull(slot, lane, wait_s)
+        except (UnavailableError, ApiError) as error:
+            log.debug("pull.failed", lane=lane.name, error=str(error))
+        finally:
+            self._board.pulled(lane, _now(), found=ticket is not None)
+            if wait_s and ticket is None:
+                self._depths.doubted.set()
+        return ticket
+
+    async def _unpark(self, ticket: Ticket, slot: Slot) -> Ticket | None:
+        if await self._seating.lease(slot):
+            return ticket
+        await self._return(ticket)
+        return None
+
+    async def _return(self, ticket: Ticket) -> None:
+        """Give a ticket back for whoever comes first, which may be us."""
+        await ticket.give_back()
+        self._board.returned(ticket.address.lane, _now())
+        self._changed.set()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
