@@ -32,6 +32,8 @@ class Ticket:
         self.address: Address = parse_subject(stored.subject)[0]
         self.out_of_hand = False
         """Whether it was ended or given back."""
+        self.back_in: timedelta | None = None
+        """How long after it was given back it is there again."""
 
     @property
     def recorded(self) -> Recorded:
@@ -68,7 +70,7 @@ class Ticket:
 
     async def give_back(self, delay: timedelta = timedelta(0)) -> None:
         """Let it be delivered again, after ``delay``; the delay survives a crash of the server."""
-        self.out_of_hand = True
+        self.out_of_hand, self.back_in = True, delay
         nanoseconds = int(delay.total_seconds() * NANOSECOND)
         body = b"-NAK " + msgspec.json.encode({"delay": nanoseconds}) if nanoseconds > 0 else b"-NAK"
         await self._answer(body)

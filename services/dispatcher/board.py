@@ -52,7 +52,7 @@ class Board:
         self._usual: dict[str, float] = {}
 
     def hint(self, lane: Lane, now: float) -> None:
-        """Take in that a ticket was stored there."""
+        """Take in that a ticket was stored there, or is back."""
         known = self._of(lane, now)
         if not known.waiting:
             known.since = now
@@ -139,10 +139,6 @@ class Board:
     def ran(self, lane: Lane, now: float) -> None:
         """Note that a ticket of the lane was run."""
         self._of(lane, now).in_vain = 0
-
-    def returned(self, lane: Lane, now: float) -> None:
-        """Note that a ticket of the lane was given back, to be pulled again at once."""
-        self._of(lane, now).check = True
 
     def _of(self, lane: Lane, now: float) -> _Knowledge:
         """Give what is known of a lane, about to be changed."""

@@ -1,6 +1,6 @@
 """How deep lanes are, read again and again into the board.
 
-The one rule: wake-ups may be lost, and tickets that come back send none, so nothing relies on them.
+The one rule: wake-ups may be lost, and who is told of a ticket may be busy, so nothing relies on them.
 """
 
 import asyncio

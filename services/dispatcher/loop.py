@@ -177,7 +177,7 @@ class Loop:
         try:
             ran = await self._placed_and_run(ticket, seat)
         finally:
-            self._waiting.tickets.discard(ticket)
+            self._waiting.done_with(ticket)
         return _now() - began if ran else 0.0
 
     async def _placed_and_run(self, ticket: Ticket, seat: Seat) -> bool:

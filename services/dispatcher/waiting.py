@@ -36,7 +36,7 @@ _CLEARED_S: Final = 1.0
 
 
 class Waiting:
-    """``tickets`` are those at work, ``changed`` is set when something else may be chosen."""
+    """``tickets`` are those at work. ``changed`` is set when something else may be chosen."""
 
     def __init__(
         self, bus: Bus, control: Control, seating: Seating, settings: Settings, changed: asyncio.Event
@@ -63,7 +63,7 @@ class Waiting:
             await ticket.give_back()
 
     def hear(self, lane: Lane) -> None:
-        """Take in that a ticket was stored there."""
+        """Take in that a ticket was stored there, or is back."""
         self._board.hint(lane, _now())
         self._changed.set()
 
@@ -100,6 +100,13 @@ class Waiting:
     def pulled(self, ticket: Ticket, submission: AnySubmission) -> None:
         """Take in how much work a ticket is."""
         self._board.measured(ticket.address.lane, units(submission), _now())
+
+    def done_with(self, ticket: Ticket) -> None:
+        """Take in that a ticket is at work no more; of one that comes back the server will say nothing."""
+        self.tickets.discard(ticket)
+        if ticket.back_in is not None:
+            back_in_s = ticket.back_in.total_seconds()
+            asyncio.get_running_loop().call_later(back_in_s, self.hear, ticket.address.lane)
 
     async def park(self, ticket: Ticket, submission: AnySubmission) -> None:
         """Keep a ticket until the backend that its task names has a slot for it."""
@@ -149,8 +156,7 @@ class Waiting:
     async def _return(self, ticket: Ticket) -> None:
         """Give a ticket back for whoever comes first, which may be us."""
         await ticket.give_back()
-        self._board.returned(ticket.address.lane, _now())
-        self._changed.set()
+        self.done_with(ticket)
 
 
 def _now() -> float:

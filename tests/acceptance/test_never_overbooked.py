@@ -74,14 +74,18 @@ class Fleet:
         """Give every GPU a job that it hangs on; the tasks, and those of them that can be found again.
 
         A request that outlives its dispatcher ends after ``seconds``, since nobody could tell that it has.
+        So it is the last to begin.
         """
         await self.script(Fault.HANG, OPENAI, seconds=seconds)
         await self.script(Fault.HANG, A1111, *RESUMED)
-        hung = await self.submit(*self.gpus)
-        await self.at_work(*self.gpus)
-        resumed = [task_id for name, task_id in zip(self.gpus, hung, strict=True) if name in RESUMED]
+        first = [name for name in self.gpus if name != OPENAI]
+        hung = dict(zip(first, await self.submit(*first), strict=True))
+        await self.at_work(*first)
+        resumed = [hung[name] for name in RESUMED]
         await self.attached(resumed)
-        return hung, resumed
+        [hung[OPENAI]] = await self.submit(OPENAI)
+        await self.at_work(OPENAI)
+        return list(hung.values()), resumed
 
     async def crashed(self) -> None:
         async def look() -> bool:

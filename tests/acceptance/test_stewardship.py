@@ -124,6 +124,48 @@ async def test_a_task_that_names_a_backend_waits_for_it_while_others_are_free(
     assert problem["allowed"] == ["image-1", "image-2", "image-3"]
 
 
+async def test_tasks_that_name_a_busy_backend_hold_up_none_of_those_behind_them(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster()
+    await cluster.gpu("IMAGE_GEN_URL_1")
+    busy = await cluster.gpu("IMAGE_GEN_URL_2")
+    await cluster.up()
+    await busy.script(Fault.HANG)
+    first, *named = [await cluster.submit(f"fox {n}", backend="image-2") for n in range(40)]
+    others = [await cluster.submit(f"owl {n}") for n in range(6)]
+
+    documents = [await cluster.finished(task_id) for task_id in others]
+
+    assert {a["backend"] for d in documents for a in d["attempts"]} == {"image-1"}
+    assert (await busy.stats()).jobs.received == 1
+    await busy.clear()
+    documents = [await cluster.finished(task_id) for task_id in (first, *named)]
+    assert [[a["backend"] for a in d["attempts"]] for d in documents] == [["image-2"]] * 40
+    last = (await started(cluster, documents[-1]))[-1]
+    assert last["decision"]["reason"] == "the backend that the task names"
+
+
+async def test_what_waits_for_a_backend_runs_elsewhere_when_that_goes_out_of_service(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster()
+    await cluster.gpu("IMAGE_GEN_URL_1")
+    busy = await cluster.gpu("IMAGE_GEN_URL_2")
+    await cluster.up()
+    await busy.script(Fault.HANG)
+    first, *named = [await cluster.submit(f"fox {n}", backend="image-2") for n in range(4)]
+    await cluster.reached(first, "RUNNING")
+    await cluster.finished(await cluster.submit("comes after them"))
+    status, answer = await cluster.ask("PATCH", "/api/v1/backends/image-2", json={"wanted": "draining"})
+    assert status == 200, answer
+
+    documents = [await cluster.finished(task_id) for task_id in named]
+
+    assert [[a["backend"] for a in d["attempts"]] for d in documents] == [["image-1"]] * 3
+    await busy.clear()
+
+
 async def test_what_an_instance_can_do_is_another_name_of_its_model(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
     for n, models in enumerate(("qwen", "qwen,qwen-4k=qwen"), 1):

@@ -1,23 +1,47 @@
 """The loop of a dispatcher, with a simulated GPU, when what it knows of the lanes is wrong."""
 
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from schemas import registry
-from schemas.ids import BackendId
+from schemas.ids import BackendId, TaskId
 from schemas.registry import Backend
 from schemas.requests import Kind
 from schemas.subjects import BACKENDS, Lane
 from services.bus.buckets import Bucket
+from services.bus.streams import lane_depths
 from services.bus.tickets import Puller, Ticket
 from services.dispatcher import depths
 from services.dispatcher import main as dispatcher
-from services.gpusim.model import Options, ProfileName
+from services.gpusim.model import Fault, Options, ProfileName
 from services.process import background
-from tests.api import beside, eventually, running, settings_for
+from tests.api import Rig, beside, eventually, running, settings_for
 from tests.gpu import Gpu
 from tests.nats import NatsServer
+
+
+@contextlib.asynccontextmanager
+async def gpu(rig: Rig, name: str) -> AsyncIterator[Gpu]:
+    """Run a simulated GPU that takes no time, and register it."""
+    gpu = Gpu(rig.session, Options(profile=ProfileName.OPENAI, step_ms=0))
+    backend = Backend(name=BackendId(name), url=gpu.url, kind=Kind.IMAGE)
+    async with background(gpu.run()):
+        await gpu.up()
+        await Bucket(rig.bus, BACKENDS).replace(backend.name, registry.encode(backend), 0)
+        yield gpu
+
+
+async def done(rig: Rig, task_id: TaskId) -> None:
+    """Wait until a task is done."""
+
+    async def look() -> bool:
+        return bool((await rig.ask("GET", f"/api/v1/tasks/{task_id}")).json["status"] == "DONE")
+
+    await eventually(look)
 
 
 async def test_a_lane_that_was_found_empty_by_mistake_is_soon_looked_at_again(
@@ -35,15 +59,47 @@ async def test_a_lane_that_was_found_empty_by_mistake_is_soon_looked_at_again(
     monkeypatch.setattr(Puller, "pull", late)
     monkeypatch.setattr(depths, "REFRESH_S", 3600.0)
     settings = settings_for(nats_server, tmp_path)
-    async with running(settings) as rig:
-        gpu = Gpu(rig.session, Options(profile=ProfileName.OPENAI, step_ms=0))
-        backend = Backend(name=BackendId("image-1"), url=gpu.url, kind=Kind.IMAGE)
-        async with background(gpu.run()), beside(dispatcher.serve, settings):
-            await Bucket(rig.bus, BACKENDS).replace(backend.name, registry.encode(backend), 0)
-            task_id = await rig.submit()
-
-            async def done() -> bool:
-                return bool((await rig.ask("GET", f"/api/v1/tasks/{task_id}")).json["status"] == "DONE")
-
-            await eventually(done)
+    async with running(settings) as rig, gpu(rig, "image-1"), beside(dispatcher.serve, settings):
+        await done(rig, await rig.submit())
     assert len(missed) == 1
+
+
+async def test_a_task_is_tried_again_when_its_time_has_come_and_not_when_lanes_are_looked_at(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(depths, "REFRESH_S", 3600.0)
+    settings = replace(settings_for(nats_server, tmp_path), retry_base_s=0.5)
+    async with (
+        running(settings) as rig,
+        gpu(rig, "image-1") as bad,
+        beside(dispatcher.serve, settings),
+    ):
+        await bad.script(Fault.HTTP500, count=2)
+        await done(rig, await rig.submit())
+
+
+async def test_what_was_parked_for_a_backend_is_there_for_others_once_its_dispatcher_stops(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    settings = replace(settings_for(nats_server, tmp_path), drain_grace_s=0.0)
+    async with running(settings) as rig, gpu(rig, "image-1"), gpu(rig, "image-2") as busy:
+        await busy.script(Fault.HANG)
+        async with beside(dispatcher.serve, settings):
+            _, *named = [await rig.submit(backend="image-2") for _ in range(4)]
+
+            async def all_pulled() -> bool:
+                depths = (await lane_depths(rig.bus)).values()
+                return sum(depth.given for depth in depths) == 4
+
+            await eventually(all_pulled)
+            await done(rig, await rig.submit())
+            assert (await busy.stats()).jobs.received == 1
+
+        puller = Puller(rig.bus)
+        left = {*named}
+        while left:
+            address = (await rig.tasklog.lookup(next(iter(left)))).address
+            assert address is not None
+            ticket = await puller.pull(address.lane, wait_s=10)
+            assert ticket is not None, "they are given out before their ack_wait ends"
+            left.discard(ticket.address.task_id)
