@@ -21,8 +21,8 @@ from schemas.ids import TaskId
 SMALL: Final = 1_000
 LARGE: Final = 1_000_000
 MOST: Final = 1.2
-BLOCKS: Final = 10
-BLOCK: Final = 20
+BLOCKS: Final = 40
+BLOCK: Final = 25
 WARM_UP: Final = 20
 IDS: Final = 2_000
 TASKS: Final = "/api/v1/tasks"
