@@ -5,6 +5,7 @@ The one rule: a holder trusts its lease only while, by its own clock, nobody can
 
 import asyncio
 import math
+from collections.abc import Iterator
 from typing import Final
 
 import structlog
@@ -163,11 +164,18 @@ class Leases:
         ours = self._seen[held.key]
         async with self._progress:
             await self._progress.wait_for(lambda: self._followed >= ours.began)
-        return sum(
-            other.lease.tenant == tenant and other.lease.task_id is not None and other.began < ours.began
-            for key, other in self._seen.items()
-            if key != held.key and self.claim(key) is Claim.HELD
-        )
+        return sum(began < ours.began for began in self._begun(tenant, held))
+
+    def begun(self, tenant: str, besides: Held | None = None) -> int:
+        """Count the attempts of a tenant that are under way as far as this process has seen."""
+        return sum(1 for _ in self._begun(tenant, besides))
+
+    def _begun(self, tenant: str, besides: Held | None) -> Iterator[int]:
+        """Give when each attempt of a tenant was begun, but for that of one lease."""
+        for key, other in self._seen.items():
+            of_tenant = other.lease.tenant == tenant and other.lease.task_id is not None
+            if of_tenant and not (besides and key == besides.key) and self.claim(key) is Claim.HELD:
+                yield other.began
 
     async def keep(self) -> None:
         """Renew what is held a third of a lease time after it was last written, and after a reconnect.

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from schemas import events
 from schemas.events import (
     Artifact,
     Attempt,
@@ -29,6 +30,9 @@ from schemas.intake import Limits
 from schemas.requests import ImageRequest, ImageSubmission, SpeechRequest, SpeechSubmission
 from schemas.subjects import Address, Lane
 from schemas.task import Task, fold
+from services.bus.connection import Bus
+from services.bus.stored import Stored
+from services.bus.tickets import Ticket
 
 T0 = datetime(2026, 11, 24, 9, tzinfo=UTC)
 ENDLESS: dict[str, Any] = {"start_deadline": None, "deadline": None}
@@ -38,6 +42,7 @@ OTHER = TaskId("0199d4e8-7c1a-7000-8000-ba9876543210")
 GPU = BackendId("image-1")
 LANE = Lane("image", "any", "normal", 3)
 ADDRESS = Address(LANE, TASK)
+NOWHERE = Bus("nats://127.0.0.1:9", "test")
 LIMITS = Limits(
     start_deadline_s=86_400, deadline_s=172_800, run_timeout_s=600, max_attempts=3, horizon_s=13 * 86_400
 )
@@ -72,6 +77,12 @@ def scheduled(**members: Any) -> TaskScheduled:  # Any: as above
 
 def submitted(**members: Any) -> TaskSubmitted:  # Any: as above
     return TaskSubmitted(submission=image(**members))
+
+
+def ticket(number: int = 0, lane: Lane = LANE) -> Ticket:
+    """Make the ticket of a task that was submitted at T0 as the log's message of that number."""
+    subject = Address(lane, TaskId(f"0199d4e8-7c1a-7000-8000-{number:012}")).subject(TaskSubmitted)
+    return Ticket(NOWHERE, Stored(subject, events.encode(submitted()), {}, number, T0))
 
 
 def started(attempt: int = 1, backend: BackendId = GPU) -> TaskStarted:

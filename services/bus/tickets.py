@@ -36,6 +36,11 @@ class Ticket:
         """How long after it was given back it is there again."""
 
     @property
+    def sequence(self) -> int:
+        """Where it stands in the log: the earlier, the longer it has waited."""
+        return self._stored.sequence
+
+    @property
     def recorded(self) -> Recorded:
         """The event that the ticket is."""
         return recorded(self._stored)[1]

@@ -35,7 +35,7 @@ log = structlog.get_logger()
 class Outcome(Enum):
     """ELSEWHERE: the ticket is still in hand, and another backend should run it.
 
-    CAPPED: it was given back, since its tenant has as many tasks running as it may.
+    CAPPED: it is still in hand, and its tenant has as many tasks running as it may.
     """
 
     SETTLED = "settled"

@@ -50,8 +50,6 @@ HEAD_START_S: Final = 0.01
 processor and disk, and only the one keeps a GPU waiting."""
 CONNECTION_LOST: Final = "connection_lost"
 _AT_ONCE: Final = frozenset({Reason.SHUTDOWN, Reason.LEFT, Reason.TAKEN})
-CAPPED_PAUSE: Final = timedelta(seconds=2)
-"""How long the task of a tenant at its cap waits until it is looked at again."""
 
 
 class Execution:
@@ -80,7 +78,7 @@ class Execution:
     async def run(self, work: Work, number: int) -> bool:
         """Make attempt ``number``; returns when all is recorded and the GPU free again.
 
-        False: the task's tenant has as many running as it may, and its ticket was given back.
+        False: the task's tenant has as many running as it may, and its ticket is still in hand.
         """
         submission = work.task.submission
         held = work.slot.holds()
@@ -95,7 +93,6 @@ class Execution:
             return True
         lease = self._lease(work.slot, held, submission, attempt.job)
         if not await self._admitted(held, lease):
-            await work.ticket.give_back(CAPPED_PAUSE)
             return False
         started = TaskStarted(
             attempt=number,
@@ -145,6 +142,8 @@ class Execution:
         most = self._settings.tenant_running_limit
         if most is None or lease.tenant is None:
             return True
+        if self._leases.begun(lease.tenant, besides=held) >= most:
+            return False
         before = held.lease
         if not await held.write(lease) or not held.valid:
             return True  # the lease is lost; that has its own way

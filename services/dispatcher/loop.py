@@ -67,7 +67,7 @@ class Loop:
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup
         self._changed = parts.leases.changed
-        self._waiting = Waiting(parts.bus, parts.control, self._seating, parts.settings, self._changed)
+        self._waiting = Waiting(parts.bus, parts.control, parts.leases, self._seating, parts.settings)
         self._bus.on_reconnect(self._changed.set)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -129,6 +129,8 @@ class Loop:
         known = self._leases.known.is_set() and self._control.known.is_set()
         if self._stopping or not known or not self._bus.connected:
             return
+        if self._waiting.any_has_room:
+            self._spawn(self._waiting.let_in())
         # What waits is many, and a busy fleet is woken all the time: it is looked at where one could begin.
         while self._seating.any_free and (choice := self._waiting.choose()):
             seat = self._seating.take(choice, self._waiting.served)
@@ -181,8 +183,8 @@ class Loop:
         return _now() - began if ran else 0.0
 
     async def _placed_and_run(self, ticket: Ticket, seat: Seat) -> bool:
-        lane = ticket.address.lane
-        if submission := ticket.submission:
+        lane, submission = ticket.address.lane, ticket.submission
+        if submission:
             self._waiting.pulled(ticket, submission)
             if not await self._seating.better(submission, seat, lane):
                 await self._waiting.park(ticket, submission)
@@ -191,8 +193,8 @@ class Loop:
             if not await self._moved(seat, lane):
                 await self._waiting.give_back(ticket)
                 return False
-        if outcome is Outcome.CAPPED:
-            self._waiting.rest(ticket)
+        if submission and outcome is Outcome.CAPPED:
+            await self._waiting.cap(ticket, submission)
             return False
         self._waiting.ran(ticket)
         return True

@@ -4,8 +4,9 @@ The one rule: to whoever chooses, what is parked is a lane of its own, whose mod
 So it takes its turn like any other, and holds up none of those behind it.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -38,7 +39,7 @@ class _Parked(Struct, frozen=True):
 class _Lot(Struct, frozen=True):
     lane: Lane
     backend: BackendId
-    parked: deque[_Parked]
+    parked: list[_Parked]
 
 
 class Parking:
@@ -55,29 +56,37 @@ class Parking:
         if backend is None or full:
             return False
         key = replace(lane, model=_only(lane.model, backend))
-        lot = self._lots.setdefault(key, _Lot(lane, backend, deque()))
+        lot = self._lots.setdefault(key, _Lot(lane, backend, []))
         age_s = (at - ticket.recorded.at).total_seconds()
-        lot.parked.append(_Parked(ticket, units(submission), now - age_s, now + PARKED_S))
+        parked = _Parked(ticket, units(submission), now - age_s, now + PARKED_S)
+        insort(lot.parked, parked, key=lambda each: each.ticket.sequence)
         self._changed.add(key)
         return True
 
     def take(self, key: Lane) -> Ticket | None:
-        """Take out the ticket that has been longest in a lot; None where the lane is no lot."""
+        """Take out the ticket that was submitted first; None where the lane is no lot."""
         lot = self._lots.get(key)
-        return self._drive_out(key, lot) if lot else None
+        if lot is None:
+            return None
+        ticket = lot.parked.pop(0).ticket
+        self._look_at(key, lot)
+        return ticket
 
-    def leaving(self, now: float, gpus: Sequence[Gpu]) -> Iterator[Ticket]:
+    def leave(self, now: float, gpus: Sequence[Gpu]) -> list[Ticket]:
         """Take out whose time is over, and who would wait in vain: ``gpus`` are those that take work."""
         able = {gpu.name: gpu for gpu in gpus}
+        going = []
         for key, lot in tuple(self._lots.items()):
             gpu = able.get(lot.backend)
             lost = gpu is None or _own(gpu, lot.lane.model) is None
-            while lot.parked and (lost or lot.parked[0].until <= now):
-                yield self._drive_out(key, lot)
+            going += [each for each in lot.parked if lost or each.until <= now]
+            lot.parked[:] = [each for each in lot.parked if not lost and each.until > now]
+            self._look_at(key, lot)
+        return [each.ticket for each in going]
 
-    def clear(self) -> Iterator[Ticket]:
+    def clear(self) -> list[Ticket]:
         """Take out all."""
-        return self.leaving(0.0, ())
+        return self.leave(0.0, ())
 
     @property
     def lanes(self) -> Counter[Lane]:
@@ -101,12 +110,11 @@ class Parking:
         """Give GPUs with the models that lots ask for."""
         return [self._with_lots(gpu) for gpu in gpus] if self._lots else gpus
 
-    def _drive_out(self, key: Lane, lot: _Lot) -> Ticket:
-        ticket = lot.parked.popleft().ticket
+    def _look_at(self, key: Lane, lot: _Lot) -> None:
+        """Take in that something may have left."""
         if not lot.parked:
             del self._lots[key]
         self._changed.add(key)
-        return ticket
 
     def _line(self, key: Lane, paused: Callable[[Lane], bool]) -> Line | None:
         lot = self._lots.get(key)

@@ -19,11 +19,13 @@ from services import clock
 from services.bus.connection import ApiError, Bus
 from services.bus.tickets import Ticket
 from services.dispatcher.board import Board
+from services.dispatcher.capped import Capped
 from services.dispatcher.control import Control
 from services.dispatcher.depths import Depths
 from services.dispatcher.instances import Seat, Slot
 from services.dispatcher.parking import Parking
 from services.dispatcher.seating import Seating
+from services.leases import Leases
 from services.scheduling.deciding import because_named
 from services.scheduling.fairness import Turns
 from services.scheduling.situation import Choice
@@ -31,36 +33,49 @@ from services.settings import Settings
 
 log = structlog.get_logger()
 
-ELSEWHERE_PAUSE: Final = timedelta(seconds=1)
+_PAUSE: Final = timedelta(seconds=1)
 _CLEARED_S: Final = 1.0
 
 
 class Waiting:
-    """``tickets`` are those at work. ``changed`` is set when something else may be chosen."""
+    """``tickets`` are those at work. ``leases.changed`` is set when something else may be chosen."""
 
     def __init__(
-        self, bus: Bus, control: Control, seating: Seating, settings: Settings, changed: asyncio.Event
+        self, bus: Bus, control: Control, leases: Leases, seating: Seating, settings: Settings
     ) -> None:
         self._control = control
+        self._leases = leases
         self._seating = seating
-        self._changed = changed
+        self._settings = settings
+        self._changed = leases.changed
         self._turns = Turns(settings.priority, settings.ageing_s)
         self._board = Board()
         self._parking = Parking()
+        self._capped = Capped()
         self._pauses: frozenset[str] = frozenset()
-        self._depths = Depths(bus, self._board, self._in_hand, changed)
+        self._depths = Depths(bus, self._board, self._in_hand, self._changed)
         self.tickets: set[Ticket] = set()
 
     async def keep(self) -> None:
-        """Read anew how deep lanes are, and give back what was parked for too long; until cancelled."""
+        """Read anew how deep lanes are, and give back what was kept for too long; until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._depths.keep())
             group.create_task(self._clear_parking())
 
     async def empty(self) -> None:
-        """Give back what is parked."""
-        for ticket in self._parking.clear():
+        """Give back what is kept in hand."""
+        for ticket in (*self._parking.clear(), *self._capped.clear()):
             await ticket.give_back()
+
+    @property
+    def any_has_room(self) -> bool:
+        """Whether a tenant that was at its cap may run more by now."""
+        return any(self._room(tenant) > 0 for tenant in self._capped.tenants)
+
+    async def let_in(self) -> None:
+        """Give back the tickets whose tenants may run more by now."""
+        for ticket in self._capped.leave(_now(), self._room):
+            await self._return(ticket)
 
     def hear(self, lane: Lane) -> None:
         """Take in that a ticket was stored there, or is back."""
@@ -113,13 +128,14 @@ class Waiting:
         if not self._parking.put(ticket, submission, _now(), clock.now()):
             await self.give_back(ticket)
 
+    async def cap(self, ticket: Ticket, submission: AnySubmission) -> None:
+        """Keep a ticket until its tenant has fewer tasks running than it may."""
+        if not self._capped.put(ticket, submission.tenant, _now()):
+            await self.give_back(ticket)
+
     async def give_back(self, ticket: Ticket) -> None:
         """Give back a ticket that may not run yet."""
-        await ticket.give_back(ELSEWHERE_PAUSE)
-        self.rest(ticket)
-
-    def rest(self, ticket: Ticket) -> None:
-        """Take in that a ticket may not run yet."""
+        await ticket.give_back(_PAUSE)
         self._board.rest(ticket.address.lane, _now())
 
     def ran(self, ticket: Ticket) -> None:
@@ -127,12 +143,17 @@ class Waiting:
         self._board.ran(ticket.address.lane, _now())
 
     def _in_hand(self) -> Counter[Lane]:
-        return self._parking.lanes + Counter(t.address.lane for t in self.tickets if not t.out_of_hand)
+        at_work = Counter(t.address.lane for t in self.tickets if not t.out_of_hand)
+        return at_work + self._parking.lanes + self._capped.lanes
+
+    def _room(self, tenant: str) -> int:
+        return (self._settings.tenant_running_limit or 0) - self._leases.begun(tenant)
 
     async def _clear_parking(self) -> None:
         while True:
             await asyncio.sleep(_CLEARED_S)
-            for ticket in self._parking.leaving(_now(), self._seating.gpus):
+            await self.let_in()
+            for ticket in self._parking.leave(_now(), self._seating.gpus):
                 await self._return(ticket)
 
     async def _pull(self, slot: Slot, lane: Lane, wait_s: float) -> Ticket | None:

@@ -15,7 +15,7 @@ from schemas.subjects import BACKENDS, Lane
 from services.bus.buckets import Bucket
 from services.bus.streams import lane_depths
 from services.bus.tickets import Puller, Ticket
-from services.dispatcher import depths
+from services.dispatcher import capped, depths
 from services.dispatcher import main as dispatcher
 from services.gpusim.model import Fault, Options, ProfileName
 from services.process import background
@@ -76,6 +76,23 @@ async def test_a_task_is_tried_again_when_its_time_has_come_and_not_when_lanes_a
     ):
         await bad.script(Fault.HTTP500, count=2)
         await done(rig, await rig.submit())
+
+
+async def test_a_tenant_at_its_cap_goes_on_when_one_of_its_tasks_has_ended(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(depths, "REFRESH_S", 3600.0)
+    monkeypatch.setattr(capped, "KEPT_S", 3600.0)
+    settings = replace(settings_for(nats_server, tmp_path), tenant_running_limit=1)
+    async with (
+        running(settings) as rig,
+        gpu(rig, "image-1") as one,
+        gpu(rig, "image-2") as other,
+        beside(dispatcher.serve, settings),
+    ):
+        for task_id in [await rig.submit() for _ in range(6)]:
+            await done(rig, task_id)
+        assert sum([(await each.stats()).jobs.received for each in (one, other)]) == 6
 
 
 async def test_what_was_parked_for_a_backend_is_there_for_others_once_its_dispatcher_stops(

@@ -4,27 +4,17 @@ from typing import Any
 
 import pytest
 
-from schemas import events
-from schemas.events import TaskSubmitted
-from schemas.ids import BackendId, TaskId
-from schemas.subjects import Address, Lane
-from services.bus.connection import Bus
-from services.bus.stored import Stored
+from schemas.ids import BackendId
+from schemas.subjects import Lane
 from services.bus.tickets import Ticket
 from services.dispatcher.parking import MOST_PARKED, PARKED_S, Parking
 from services.scheduling.fairness import Turns
 from services.scheduling.matching import match
 from services.scheduling.policies import POLICIES
 from services.scheduling.situation import Choice, Gpu, Line
-from tests.builders import LANE, T0, at, image
+from tests.builders import LANE, at, image, ticket
 
 HERE, NAMED = BackendId("image-1"), BackendId("image-2")
-BUS = Bus("nats://127.0.0.1:9", "test")
-
-
-def ticket(number: int = 0, lane: Lane = LANE) -> Ticket:
-    subject = Address(lane, TaskId(f"0199d4e8-7c1a-7000-8000-{number:012}")).subject(TaskSubmitted)
-    return Ticket(BUS, Stored(subject, events.encode(TaskSubmitted(submission=image())), {}, 1, T0))
 
 
 def park(parking: Parking, ticket: Ticket, now: float = 0, *, backend: BackendId = NAMED) -> bool:
@@ -77,9 +67,9 @@ def test_gpus_are_as_they_were_where_nothing_is_parked_for_them() -> None:
     assert set(second.models.values()) == {"Qwen"}
 
 
-def test_the_first_to_come_is_the_first_to_go() -> None:
+def test_who_was_submitted_first_is_the_first_to_go() -> None:
     one, two, three = (ticket(number) for number in range(3))
-    parking = parked(one, two)
+    parking = parked(two, one)
     [(key, line)] = changes(parking).items()
     assert line == Line(lane=key, waiting=2, units=line.units if line else 0)
     park(parking, three)
@@ -129,9 +119,9 @@ def test_who_has_waited_for_long_enough_leaves() -> None:
     park(parking, early, now=0)
     park(parking, late, now=1)
 
-    assert list(parking.leaving(PARKED_S - 0.1, BOTH)) == []
-    assert list(parking.leaving(PARKED_S, BOTH)) == [early]
-    assert list(parking.leaving(PARKED_S + 1, BOTH)) == [late]
+    assert parking.leave(PARKED_S - 0.1, BOTH) == []
+    assert parking.leave(PARKED_S, BOTH) == [early]
+    assert parking.leave(PARKED_S + 1, BOTH) == [late]
     assert not parking.lanes
 
 
@@ -142,8 +132,8 @@ def test_who_would_wait_in_vain_leaves_at_once(gpus: list[Gpu]) -> None:
     parking = parked(one)
     park(parking, other, backend=HERE)
 
-    assert list(parking.leaving(0, gpus)) == [one]
-    assert list(parking.clear()) == [other]
+    assert parking.leave(0, gpus) == [one]
+    assert parking.clear() == [other]
 
 
 def test_a_backend_has_so_many_parked_and_no_more() -> None:
