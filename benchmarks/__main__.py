@@ -17,6 +17,7 @@ import click
 import uvloop
 
 from benchmarks import (
+    behind,
     choosing,
     comparison,
     crowds,
@@ -54,6 +55,7 @@ FIGURES: Final[dict[str, Callable[[Bench], Awaitable[list[Figure]]]]] = {
     "submit": submit.measure,
     "status": status.measure,
     "started": started.measure,
+    "behind": behind.measure,
     "gap": gaps.in_call,
     "gap-polled": gaps.polled,
     "throughput": throughput.measure,

@@ -46,12 +46,12 @@ async def _taken(bench: Bench, sync: str) -> Figure:
 
             async def take_floor(count: int = COUNT) -> Samples:
                 seen = [await _floor_task(rig.bus, floor) for _ in range(count)]
-                return [_between(each, "started") for each in seen]
+                return [between(each, "started") for each in seen]
 
             async def take_ours(count: int = COUNT) -> Samples:
-                seen = [await _our_task(rig, ours) for _ in range(count)]
-                ends.extend(_between(each, "done") for each in seen)
-                return [_between(each, "started") for each in seen]
+                seen = [await our_task(rig, ours) for _ in range(count)]
+                ends.extend(between(each, "done") for each in seen)
+                return [between(each, "started") for each in seen]
 
             await take_floor(WARM_UP)
             await take_ours(WARM_UP)
@@ -74,7 +74,7 @@ async def _taken(bench: Bench, sync: str) -> Figure:
     return msgspec.structs.replace(figure, target=target, met=met)
 
 
-async def _our_task(rig: Rig, connection: Connection) -> Moments:
+async def our_task(rig: Rig, connection: Connection) -> Moments:
     """Submit a task and wait for its end."""
     task_id = await _submitted(connection, PATH)
     await connection.ask(get(f"/api/v1/tasks/{task_id}?wait=20"))
@@ -110,5 +110,5 @@ def _exactly(stored: Stored) -> float:
     return datetime.fromisoformat(stored.headers["Nats-Time-Stamp"]).timestamp()
 
 
-def _between(moments: Moments, token: str) -> float:
+def between(moments: Moments, token: str) -> float:
     return (moments[token] - moments["submitted"]) * 1000
