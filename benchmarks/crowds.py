@@ -3,7 +3,7 @@
 The one rule: the least crowd and a larger one are up at the same time and are asked in turns, so the noise
 of the machine hits both. Both queues stand behind a picture that hangs on their only GPU, since a paused
 queue would cost less than one that waits; what was submitted as a sample is cancelled, and what was run is
-filled up again.
+filled up again. Of all crowds as many are asked for by id, all over the line: who asks again costs less.
 """
 
 import contextlib
@@ -41,6 +41,7 @@ TASK_S: Final = 0.1
 TASKS: Final = "/api/v1/tasks"
 PROMPT: Final = "a red fox"
 WAITS: Final = b'"status":"QUEUED"'
+ASKED: Final = DEPTHS[0]
 FAR: Final = 617
 LONG_S: Final = 7200.0
 
@@ -161,7 +162,8 @@ class Queue:
         models: Sequence[str | None] = crowd.models or (None,)
         self._sorts = [(tenant, model) for tenant in tenants for model in models]
         self._turns = itertools.cycle(self._sorts)
-        self._waiting: list[TaskId] = []
+        self._asked: list[TaskId] = []
+        self._last: list[TaskId] = []
         self._place = 0
         self._filled_s = 0.0
 
@@ -177,8 +179,10 @@ class Queue:
         await self._submit(1)
         await until(self._holds)
         each = self.crowd.depth // len(self._sorts)
+        waiting: list[TaskId] = []
         for _ in self._sorts:
-            self._waiting += await self._submit(each)
+            waiting += await self._submit(each)
+        self._asked = waiting[:: max(1, len(waiting) // ASKED)]
         await backlog.queued(self._rig, each * len(self._sorts))
         self._filled_s = time.monotonic() - began
 
@@ -194,17 +198,16 @@ class Queue:
         return [answer.taken_s * 1000 for answer in answers]
 
     async def reads(self, count: int = BLOCK) -> Samples:
-        """Ask for one after the other, each far from the last; milliseconds each of those that wait."""
+        """Ask for a hundred in turns, each far from the last; milliseconds each of those that wait."""
         samples: Samples = []
         while len(samples) < count:
-            self._place = (self._place + FAR) % len(self._waiting)
-            answer = await self._connection.ask(get(f"{TASKS}/{self._waiting[self._place]}"))
+            self._place = (self._place + FAR) % len(self._asked)
+            answer = await self._connection.ask(get(f"{TASKS}/{self._asked[self._place]}"))
             assert answer.status == 200, answer
             if WAITS in answer.body:
                 samples.append(answer.taken_s * 1000)
             else:  # it was run for the sake of the gaps
-                self._waiting[self._place] = self._waiting[-1]
-                self._waiting.pop()
+                self._asked[self._place] = self._last.pop()
         return samples
 
     async def gaps(self, count: int = STARTS) -> Samples:
@@ -220,7 +223,7 @@ class Queue:
         await until(self._holds)
         jobs = [job for job in await self._gpu.jobs() if job.id >= before.jobs.received - 1]
         for _ in range(len(jobs) - 1):
-            self._waiting += await self._submit(1)
+            self._last += await self._submit(1)
         return [_gap_ms(earlier, later) for earlier, later in pairwise(jobs)]
 
     async def _submit(self, count: int) -> list[TaskId]:

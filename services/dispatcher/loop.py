@@ -231,6 +231,7 @@ class Loop:
         for attending in tuple(self._execution.running.values()):
             attending.shut_down()
         await self._until_idle(LAST_WORDS_S)
+        await self._waiting.empty()  # of what was pulled before it stopped, and parked since
 
     async def _release_idle(self) -> None:
         slots = [slot for instance in self._registry.instances.values() for slot in instance.slots]
