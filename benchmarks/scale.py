@@ -17,6 +17,7 @@ from benchmarks.grown import Grown
 from benchmarks.measure import MILLISECONDS, Figure, Samples, Spread, spread
 from benchmarks.rig import Bench, Rig, until
 from schemas.ids import TaskId
+from services.projector.copies import snapshot_of
 
 SMALL: Final = 1_000
 LARGE: Final = 1_000_000
@@ -62,6 +63,7 @@ async def measure(bench: Bench) -> list[Figure]:
                 group.create_task(rig.start("projector", "api", patience_s=grown.PATIENCE_S))
         for rig in (small, large):
             await _indexed(rig)
+            await _copied(rig)
         # Not before: an idle connection is closed, and one side may take minutes longer.
         async with small.connection() as one, large.connection() as other:
             sides = Side(small, known[0], one), Side(large, known[1], other)
@@ -78,6 +80,17 @@ async def _indexed(rig: Rig) -> None:
 
     async with asyncio.timeout(grown.PATIENCE_S):
         await until(answered)
+
+
+async def _copied(rig: Rig) -> None:
+    """Wait until the projector has made its first copy, which it reads through to its end."""
+    copy = snapshot_of(rig.settings.readmodel_path)
+
+    async def there() -> bool:
+        return copy.exists()
+
+    async with asyncio.timeout(grown.PATIENCE_S):
+        await until(there)
 
 
 async def _figures(bench: Bench, small: Side, large: Side) -> list[Figure]:
