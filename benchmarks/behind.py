@@ -49,7 +49,7 @@ async def _taken(bench: Bench, who: str, tenant: str) -> Figure:
         target=f"p50 at most {MOST:g} times that",
         ratio_target=MOST,
     )
-    return msgspec.structs.replace(figure, met=(figure.ratio or 0) <= MOST)
+    return figure.judged()
 
 
 @contextlib.asynccontextmanager

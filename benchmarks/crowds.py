@@ -131,7 +131,7 @@ def _figure(name: str, what: str, floor: tuple["Queue", Spread], ours: tuple["Qu
         along=things,
         at=float(at),
     )
-    return msgspec.structs.replace(figure, met=(figure.ratio or 0) <= MOST)
+    return figure.judged()
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 Samples = list[float]
 
@@ -56,6 +57,11 @@ class Figure(Struct, frozen=True, kw_only=True):
     @property
     def ratio(self) -> float | None:
         return self.ours.p50 / self.floor.p50 if self.floor and self.floor.p50 else None
+
+    def judged(self) -> "Figure":
+        """Give it with whether its ratio is on the right side of its target, which it has."""
+        ratio, target = self.ratio or 0, self.ratio_target or 0
+        return replace(self, met=ratio >= target if self.more_is_better else ratio <= target)
 
     @property
     def remarks(self) -> tuple[str, ...]:

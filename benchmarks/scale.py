@@ -119,7 +119,7 @@ def _figure(name: str, grown: Grown, ours: Spread, floor: Spread) -> Figure:
         ratio_target=MOST,
         series="reads of many tasks",
     )
-    return msgspec.structs.replace(figure, met=(figure.ratio or 0) <= MOST)
+    return figure.judged()
 
 
 class Ask(Protocol):

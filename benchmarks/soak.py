@@ -155,4 +155,4 @@ def _growth(name: str, samples: Sequence[float]) -> Figure:
         ratio_target=GROWS_MOST,
         series="memory over time",
     )
-    return msgspec.structs.replace(figure, met=(figure.ratio or 0) <= GROWS_MOST)
+    return figure.judged()

@@ -42,7 +42,7 @@ async def measure(bench: Bench) -> list[Figure]:
         target=f"p50 at most {MOST:g} times its floor",
         ratio_target=MOST,
     )
-    return [msgspec.structs.replace(figure, met=(figure.ratio or 0) <= MOST)]
+    return [figure.judged()]
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,6 @@ from itertools import repeat
 from typing import Final
 
 import msgspec
-from msgspec.structs import replace
 
 from benchmarks import floors
 from benchmarks.client import connected, post
@@ -55,7 +54,7 @@ async def _compared(bench: Bench, name: str, floor_name: str, what: str) -> Figu
         target=f"p50 at most {MOST:g} times its floor",
         ratio_target=MOST,
     )
-    return replace(figure, met=(figure.ratio or 0) <= MOST)
+    return figure.judged()
 
 
 @contextlib.asynccontextmanager

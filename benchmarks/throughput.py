@@ -166,7 +166,7 @@ def _beside_writes(sync: str, taken: Taken) -> Figure:
         ratio_target=LEAST,
         series="throughput",
     )
-    return msgspec.structs.replace(figure, met=(figure.ratio or 0) >= LEAST)
+    return figure.judged()
 
 
 def _beside_gpus(taken: Taken) -> Figure:

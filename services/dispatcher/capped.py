@@ -6,7 +6,7 @@ The one rule: who leaves goes back to the server, and takes its turn there among
 import math
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 from msgspec import Struct
@@ -53,11 +53,6 @@ class Capped:
     def clear(self) -> list[Ticket]:
         """Take out all."""
         return self.leave(math.inf, lambda _: 0)
-
-    @property
-    def tenants(self) -> Iterable[str]:
-        """Those of whom something is kept."""
-        return self._kept.keys()
 
     @property
     def lanes(self) -> Counter[Lane]:

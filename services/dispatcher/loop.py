@@ -129,8 +129,8 @@ class Loop:
         known = self._leases.known.is_set() and self._control.known.is_set()
         if self._stopping or not known or not self._bus.connected:
             return
-        if self._waiting.any_has_room:
-            self._spawn(self._waiting.let_in())
+        if going := self._waiting.with_room():
+            self._spawn(self._waiting.return_all(going))
         # What waits is many, and a busy fleet is woken all the time: it is looked at where one could begin.
         while self._seating.any_free and (choice := self._waiting.choose()):
             seat = self._seating.take(choice, self._waiting.served)

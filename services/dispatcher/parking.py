@@ -79,9 +79,11 @@ class Parking:
         for key, lot in tuple(self._lots.items()):
             gpu = able.get(lot.backend)
             lost = gpu is None or _own(gpu, lot.lane.model) is None
-            going += [each for each in lot.parked if lost or each.until <= now]
-            lot.parked[:] = [each for each in lot.parked if not lost and each.until > now]
-            self._look_at(key, lot)
+            staying = [each for each in lot.parked if not lost and each.until > now]
+            if len(staying) < len(lot.parked):
+                going += [each for each in lot.parked if lost or each.until <= now]
+                lot.parked[:] = staying
+                self._look_at(key, lot)
         return [each.ticket for each in going]
 
     def clear(self) -> list[Ticket]:
@@ -111,7 +113,7 @@ class Parking:
         return [self._with_lots(gpu) for gpu in gpus] if self._lots else gpus
 
     def _look_at(self, key: Lane, lot: _Lot) -> None:
-        """Take in that something may have left."""
+        """Take in that something has left."""
         if not lot.parked:
             del self._lots[key]
         self._changed.add(key)

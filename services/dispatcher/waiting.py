@@ -5,7 +5,7 @@ The one rule: a choice is charged when it is made, and corrected when it is know
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from datetime import timedelta
 from typing import Final
 
@@ -60,22 +60,22 @@ class Waiting:
         """Read anew how deep lanes are, and give back what was kept for too long; until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._depths.keep())
-            group.create_task(self._clear_parking())
+            group.create_task(self._clear_out())
 
     async def empty(self) -> None:
         """Give back what is kept in hand."""
         for ticket in (*self._parking.clear(), *self._capped.clear()):
             await ticket.give_back()
 
-    @property
-    def any_has_room(self) -> bool:
-        """Whether a tenant that was at its cap may run more by now."""
-        return any(self._room(tenant) > 0 for tenant in self._capped.tenants)
+    def with_room(self) -> list[Ticket]:
+        """Take out the tickets whose tenants may run more by now, and those kept for too long."""
+        return self._capped.leave(_now(), self._room)
 
-    async def let_in(self) -> None:
-        """Give back the tickets whose tenants may run more by now."""
-        for ticket in self._capped.leave(_now(), self._room):
-            await self._return(ticket)
+    async def return_all(self, tickets: Iterable[Ticket]) -> None:
+        """Give tickets back for whoever comes first, which may be us."""
+        for ticket in tickets:
+            await ticket.give_back()
+            self.done_with(ticket)
 
     def hear(self, lane: Lane) -> None:
         """Take in that a ticket was stored there, or is back."""
@@ -149,12 +149,11 @@ class Waiting:
     def _room(self, tenant: str) -> int:
         return (self._settings.tenant_running_limit or 0) - self._leases.begun(tenant)
 
-    async def _clear_parking(self) -> None:
+    async def _clear_out(self) -> None:
         while True:
             await asyncio.sleep(_CLEARED_S)
-            await self.let_in()
-            for ticket in self._parking.leave(_now(), self._seating.gpus):
-                await self._return(ticket)
+            gone = self._parking.leave(_now(), self._seating.gpus)
+            await self.return_all((*self.with_room(), *gone))
 
     async def _pull(self, slot: Slot, lane: Lane, wait_s: float) -> Ticket | None:
         ticket = None
@@ -171,13 +170,8 @@ class Waiting:
     async def _unpark(self, ticket: Ticket, slot: Slot) -> Ticket | None:
         if await self._seating.lease(slot):
             return ticket
-        await self._return(ticket)
+        await self.return_all((ticket,))
         return None
-
-    async def _return(self, ticket: Ticket) -> None:
-        """Give a ticket back for whoever comes first, which may be us."""
-        await ticket.give_back()
-        self.done_with(ticket)
 
 
 def _now() -> float:

@@ -3,9 +3,11 @@
 import asyncio
 from collections import Counter
 
+from schemas.ids import TaskId
 from services.gpusim.model import Fault, ProfileName
 from tests.acceptance.conftest import MakeCluster
 from tests.cluster import Cluster, Json, eventually
+from tests.gpu import Gpu
 
 HOG = {"Taskfold-Tenant": "hog"}
 SMALL = {"Taskfold-Tenant": "small"}
@@ -124,15 +126,20 @@ async def test_a_task_that_names_a_backend_waits_for_it_while_others_are_free(
     assert problem["allowed"] == ["image-1", "image-2", "image-3"]
 
 
-async def test_tasks_that_name_a_busy_backend_hold_up_none_of_those_behind_them(
-    make_cluster: MakeCluster,
-) -> None:
-    cluster = make_cluster()
+async def named_and_busy(cluster: Cluster, count: int) -> tuple[Gpu, list[TaskId]]:
+    """Have two GPUs, and so many tasks that name the second, which hangs on the first of them."""
     await cluster.gpu("IMAGE_GEN_URL_1")
     busy = await cluster.gpu("IMAGE_GEN_URL_2")
     await cluster.up()
     await busy.script(Fault.HANG)
-    first, *named = [await cluster.submit(f"fox {n}", backend="image-2") for n in range(40)]
+    return busy, [await cluster.submit(f"fox {n}", backend="image-2") for n in range(count)]
+
+
+async def test_tasks_that_name_a_busy_backend_hold_up_none_of_those_behind_them(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster()
+    busy, (first, *named) = await named_and_busy(cluster, 40)
     others = [await cluster.submit(f"owl {n}") for n in range(6)]
 
     documents = [await cluster.finished(task_id) for task_id in others]
@@ -150,11 +157,7 @@ async def test_what_waits_for_a_backend_runs_elsewhere_when_that_goes_out_of_ser
     make_cluster: MakeCluster,
 ) -> None:
     cluster = make_cluster()
-    await cluster.gpu("IMAGE_GEN_URL_1")
-    busy = await cluster.gpu("IMAGE_GEN_URL_2")
-    await cluster.up()
-    await busy.script(Fault.HANG)
-    first, *named = [await cluster.submit(f"fox {n}", backend="image-2") for n in range(4)]
+    busy, (first, *named) = await named_and_busy(cluster, 4)
     await cluster.reached(first, "RUNNING")
     await cluster.finished(await cluster.submit("comes after them"))
     status, answer = await cluster.ask("PATCH", "/api/v1/backends/image-2", json={"wanted": "draining"})

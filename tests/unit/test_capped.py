@@ -29,7 +29,7 @@ def test_as_many_leave_as_there_is_room_for_those_first_that_were_submitted_firs
     assert capped.leave(0, room(ann=-1)) == []
     assert capped.leave(0, room(ann=2)) == [ONE, TWO]
     assert capped.leave(0, room(ann=2)) == [THREE]
-    assert list(capped.tenants) == []
+    assert not capped.lanes
 
 
 def test_the_room_of_one_tenant_is_no_other_s() -> None:
@@ -37,7 +37,8 @@ def test_the_room_of_one_tenant_is_no_other_s() -> None:
     capped.put(TWO, "bob", 0)
 
     assert capped.leave(0, room(bob=5)) == [TWO]
-    assert list(capped.tenants) == ["ann"]
+    assert capped.lanes == {LANE: 1}
+    assert capped.leave(0, room(ann=1)) == [ONE]
 
 
 def test_whose_time_is_over_leaves_whatever_room_there_is() -> None:
