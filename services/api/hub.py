@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 PAGE: Final = 500
 POLL_S: Final = 0.25
+UNSOUGHT_S: Final = 0.05
+"""While nobody listens or waits, what comes within so long is read together, nearly at the price of one."""
 ENDLESS: Final = 2**63 - 1
 FINAL_TYPES: Final = frozenset({"task.done", "task.failed", "task.cancelled", "task.expired"})
 _AT_ONCE: Final = 200
@@ -54,7 +56,8 @@ class Hub:
         self._model = model
         self._heartbeat_s = heartbeat_s
         self._listeners = Listeners()
-        self.waits = Waits()
+        self._sought = asyncio.Event()
+        self.waits = Waits(self._sought.set)
         self._generation = -1
         self._stream: str | None = None
         self._told: list[Callable[[Row], None]] = []
@@ -96,6 +99,10 @@ class Hub:
         while True:
             async with at_most(POLL_S):
                 await self._hint.wait()
+            if not self._listeners.open and not self.waits.any:
+                self._sought.clear()
+                async with at_most(UNSOUGHT_S):
+                    await self._sought.wait()
             self._hint.clear()
             try:
                 self._model.look()
@@ -191,6 +198,7 @@ class Hub:
     def open(self, client: Client) -> None:
         """Keep a stream alive that is still to be given what was before; ``drop`` it in the end."""
         self._listeners.open.add(client)
+        self._sought.set()
         if self.waits.closing:
             client.close("shutdown")
 

@@ -16,9 +16,13 @@ _LOOK_AGAIN_S: Final = 1.0
 
 
 class Waits:
-    """By the id of a task or of a batch, who waits for it; ``closing`` ends every wait."""
+    """By the id of a task or of a batch, who waits for it; ``closing`` ends every wait.
 
-    def __init__(self) -> None:
+    ``begun`` is called whenever somebody begins to wait.
+    """
+
+    def __init__(self, begun: Callable[[], None]) -> None:
+        self._begun = begun
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self.closing = False
 
@@ -42,6 +46,7 @@ class Waits:
         """Give a future that is done at the next change."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(name, set()).add(future)
+        self._begun()
         try:
             yield future
         finally:
@@ -49,6 +54,11 @@ class Waits:
                 waiters.discard(future)
                 if not waiters:
                     del self._waiters[name]
+
+    @property
+    def any(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiters)
 
     def changed(self, name: str) -> None:
         for future in self._waiters.pop(name, ()):
