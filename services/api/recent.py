@@ -3,6 +3,7 @@
 The one rule: bounded in time and in number; forgetting costs freshness and never truth.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -19,7 +20,7 @@ class Recent:
         self._now = now
         self._keep_s = keep_s
         self._most = most
-        self._noted: dict[TaskId, tuple[int, float]] = {}
+        self._noted: OrderedDict[TaskId, tuple[int, float]] = OrderedDict()  # its first is found at once
 
     def note(self, task_id: TaskId, sequence: int) -> None:
         now = self._now()

@@ -3,7 +3,7 @@
 The one rule: the first time that a task was given counts, however much better the later ones were.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Hashable
 from statistics import median, quantiles
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -38,7 +38,7 @@ class Hindsight(Generic[_Queue]):
     """Times in seconds of any one clock."""
 
     def __init__(self) -> None:
-        self._foretold: dict[str, _Foretold[_Queue]] = {}
+        self._foretold: OrderedDict[str, _Foretold[_Queue]] = OrderedDict()  # whose first is found at once
         self._errors: dict[_Queue, deque[float]] = {}
 
     def note(self, task_id: str, queue: _Queue, asked_at: float, end_at: float) -> None:
@@ -47,7 +47,7 @@ class Hindsight(Generic[_Queue]):
             return
         self._foretold[task_id] = _Foretold(queue, asked_at, end_at)
         if len(self._foretold) > MOST:
-            del self._foretold[next(iter(self._foretold))]
+            self._foretold.popitem(last=False)
 
     def noted(self, task_id: str) -> bool:
         return task_id in self._foretold
