@@ -1,4 +1,4 @@
-"""What grows with the number of tenants, of queues or of waiting tasks: nothing should.
+"""What grows with the number of tenants, of queues, of GPUs or of waiting tasks: nothing should.
 
 The one rule: the least crowd and a larger one are up at the same time and are asked in turns, so the noise
 of the machine hits both. Both queues stand behind a picture that hangs on their only GPU, since a paused
@@ -28,6 +28,7 @@ from services.gpusim.model import Fault, Job, Options, ProfileName
 DEPTHS: Final = (100, 1_000, 10_000, 100_000)
 TENANTS: Final = (10, 100, 1_000)
 QUEUES: Final = (10, 100, 1_000)
+FLEETS: Final = (2, 16, 64, 512)
 OF_SEVERAL: Final = 2_000
 """So many tasks wait, whoever's they are, and whatever model they are for."""
 MOST: Final = 1.2
@@ -49,23 +50,28 @@ LONG_S: Final = 7200.0
 class Crowd(Struct, frozen=True):
     """So many tasks in all, of so many tenants, of each as many, and of the models in turns.
 
-    ``queues``: so many models there are, which the one GPU has all.
+    ``queues``: so many models there are, which the one GPU has all. ``gpus``: so many there are; the others
+    have other models, and are idle.
     """
 
     depth: int
     tenants: int = 1
     queues: int = 1
+    gpus: int = 1
 
     @property
     def models(self) -> list[str]:
         """Name the models; none where tasks are for any."""
-        return [f"model-{number}" for number in range(self.queues)] if self.queues > 1 else []
+        named = self.queues > 1 or self.gpus > 1
+        return [f"model-{number}" for number in range(self.queues)] if named else []
 
     @property
     def along(self) -> tuple[str, int]:
         """Give what there are many of, and how many."""
         if self.tenants > 1:
             return "tenants", self.tenants
+        if self.gpus > 1:
+            return "GPUs", self.gpus
         return ("queues", self.queues) if self.queues > 1 else ("waiting tasks", self.depth)
 
 
@@ -76,10 +82,13 @@ async def measure(bench: Bench) -> list[Figure]:
     many = [Crowd(OF_SEVERAL, tenants=tenants) for tenants in _sizes(bench, TENANTS)]
     narrow = Crowd(OF_SEVERAL, queues=QUEUES[0])
     wide = [Crowd(OF_SEVERAL, queues=queues) for queues in _sizes(bench, QUEUES)]
+    small = Crowd(DEPTHS[0], gpus=FLEETS[0])
+    large = [Crowd(DEPTHS[0], gpus=gpus) for gpus in _sizes(bench, FLEETS)]
     return [
         *await _swept(bench, least, deep),
         *await _swept(bench, few, many),
         *await _swept(bench, narrow, wide),
+        *await _swept(bench, small, large),
     ]
 
 
@@ -136,13 +145,15 @@ def _figure(name: str, what: str, floor: tuple["Queue", Spread], ours: tuple["Qu
 
 @contextlib.asynccontextmanager
 async def _gathered(bench: Bench, crowd: Crowd) -> AsyncIterator["Queue"]:
-    """Start everything with one GPU that hangs, and let the crowd come."""
+    """Start everything with a GPU that hangs, and let the crowd come."""
     options = Options(profile=ProfileName.OPENAI, step_ms=TASK_S * 1000 / STEPS * (512 / SIDE) ** 2)
     settings = {"trust_tenant_header": True, "queue_limit": 1_000_000}
     for_hanging = {"run_timeout_s": LONG_S, "drain_grace_s": 0}
     async with bench.rig(nats_sync="default", **settings, **for_hanging) as rig:
         query = f"?models={','.join(crowd.models)}" if crowd.models else ""
         (url,) = await rig.unequal_gpus([options], "openai_images", query)
+        if crowd.gpus > 1:
+            await rig.unequal_gpus([options] * (crowd.gpus - 1), "openai_images", "?models=another")
         await rig.start("projector", "dispatcher", "api")
         async with rig.connection() as connection:
             queue = Queue(rig, connection, Control(rig.http, url), crowd)

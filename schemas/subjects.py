@@ -167,6 +167,12 @@ def lease_key(backend: BackendId, slot: int) -> str:
     return f"{backend}.{slot}"
 
 
+def slot_of(key: str) -> tuple[BackendId, int] | None:
+    """Read a key of LEASES, None where it is for no slot of a backend."""
+    backend, _, slot = key.rpartition(".")
+    return (BackendId(backend), int(slot)) if backend and slot.isdecimal() else None
+
+
 def lanes_of_tenant(tenant: str, lanes: int = LANES) -> tuple[int, int]:
     """Give the two lanes that a tenant's tasks go to, always different where there are two."""
     digest = hashlib.sha256(tenant.encode()).digest()

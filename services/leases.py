@@ -5,6 +5,7 @@ The one rule: a holder trusts its lease only while, by its own clock, nobody can
 
 import asyncio
 import math
+from bisect import insort
 from collections.abc import Iterator
 from typing import Final
 
@@ -15,8 +16,7 @@ from schemas import lease as leases
 from schemas.errors import UnavailableError
 from schemas.ids import BackendId, TaskId
 from schemas.lease import RELEASED, Claim, Lease, Sighting, claim, seen
-from schemas.registry import MOST_SLOTS
-from schemas.subjects import LEASES, SWEEPER, lease_key
+from schemas.subjects import LEASES, SWEEPER, lease_key, slot_of
 from services.bus.buckets import Bucket, Entry
 from services.bus.connection import Bus
 from services.process import at_most
@@ -99,6 +99,8 @@ class Leases:
         self._bucket = Bucket(bus, LEASES)
         self._watch = self._bucket.watch(f"leases-{holder}")
         self._seen: dict[str, Sighting] = {}
+        self._slots: dict[str, list[int]] = {}
+        """Those of each backend that were seen to have a lease, in order."""
         self._held: dict[str, Held] = {}
         self._doubted: set[str] = set()
         self._renew_now = asyncio.Event()
@@ -149,7 +151,14 @@ class Leases:
         if lease.holder not in (None, self.holder) and entry.key != SWEEPER:  # which is no slot
             self._met_at = asyncio.get_running_loop().time()
         if known is None or (known.revision, known.lease) != (entry.revision, lease):
-            self._seen[entry.key] = seen(known, lease, entry.revision, asyncio.get_running_loop().time())
+            self._note(entry.key, lease, entry.revision)
+
+    def _note(self, key: str, lease: Lease, revision: int) -> None:
+        known = self._seen.get(key)
+        if known is None and (named := slot_of(key)):
+            backend, slot = named
+            insort(self._slots.setdefault(backend, []), slot)
+        self._seen[key] = seen(known, lease, revision, asyncio.get_running_loop().time())
 
     async def _note_progress(self) -> None:
         async with self._progress:
@@ -234,7 +243,7 @@ class Leases:
         Of all the slots that there may be: one that is no longer configured ends what it began. Left behind
         counts too: somebody is about to go on with it.
         """
-        keys = [(slot, lease_key(backend, slot)) for slot in range(MOST_SLOTS)]
+        keys = [(slot, lease_key(backend, slot)) for slot in self._slots.get(backend, ())]
         return [
             (slot, found.lease)
             for slot, key in keys
@@ -279,5 +288,5 @@ class Leases:
                 return None
             written = await self._bucket.replace(key, content, entry.revision)
         if written is not None:
-            self._seen[key] = seen(self._seen.get(key), lease, written, asyncio.get_running_loop().time())
+            self._note(key, lease, written)
         return written

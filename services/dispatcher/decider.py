@@ -3,6 +3,7 @@
 The one rule: what a ticket leads to is decided here and nowhere else; docs/lifecycle.md shows it.
 """
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -144,16 +145,16 @@ def handed_back(
     )
 
 
-def prefers_elsewhere(task: Task, backend: str, *, others: bool, now: datetime) -> bool:
+def prefers_elsewhere(task: Task, backend: str, *, others: Callable[[], bool], now: datetime) -> bool:
     """Say whether this attempt should go to another backend: this one failed it last, and there are others.
 
     It does not wait for another for ever.
     """
     last: Attempt | None = task.attempts[-1] if task.attempts else None
-    if not others or last is None or last.error is None or last.backend != backend:
+    if last is None or last.error is None or last.backend != backend:
         return False
     due_at = task.retry_at or last.finished_at or now
-    return now < due_at + ELSEWHERE_PATIENCE
+    return now < due_at + ELSEWHERE_PATIENCE and others()
 
 
 def can_go_on(task: Task, lease: Lease, backend: str) -> bool:

@@ -134,11 +134,15 @@ class Desk:
     def _prefers_elsewhere(self, work: Work) -> bool:
         lane = work.ticket.address.lane
         backend = work.instance.backend
-        others = any(
-            other.width(last=False) > 0
-            and other.backend.name != backend.name
-            and other.backend.kind is backend.kind
-            and (lane.model == ANY_MODEL or lane.model in other.backend.model_slugs)
-            for other in self._registry.instances.values()
-        )
-        return prefers_elsewhere(work.task, backend.name, others=others, now=clock.now())
+        now = clock.now()
+
+        def others() -> bool:
+            return any(
+                other.width(now, last=False) > 0
+                and other.backend.name != backend.name
+                and other.backend.kind is backend.kind
+                and (lane.model == ANY_MODEL or lane.model in other.models)
+                for other in self._registry.instances.values()
+            )
+
+        return prefers_elsewhere(work.task, backend.name, others=others, now=now)

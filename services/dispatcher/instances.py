@@ -4,6 +4,7 @@ The one rule: an instance is probed until it is up, and never written off.
 """
 
 import asyncio
+from datetime import datetime
 
 import aiohttp
 import structlog
@@ -100,7 +101,7 @@ class Instance:
     def update(self, backend: Backend) -> None:
         """Take in a new registry entry."""
         called = ("url", "speaks", "api_key", "disconnect_cancels", "workflow")
-        self._models = backend.own_names
+        self.models = backend.own_names
         moved = any(getattr(backend, name) != getattr(self.backend, name) for name in called)
         self.backend = backend
         if moved or self.adapter is None:
@@ -116,11 +117,11 @@ class Instance:
         """Whether it would be given work if its circuit lets it."""
         return self.adapter is not None and self.state.up and self.backend.wanted is Wanted.ON
 
-    def width(self, *, last: bool) -> int:
+    def width(self, now: datetime, *, last: bool) -> int:
         """Give how many of its slots may be given work; ``last`` where no other of its kind takes any."""
         if not self.in_service:
             return 0
-        return health.width(self.state, clock.now(), self.backend.slots, last=last)
+        return health.width(self.state, now, self.backend.slots, last=last)
 
     def gpu(self, free: tuple[int, ...] = (), rests_s: tuple[float, ...] = ()) -> Gpu:
         """Give it as a policy sees it."""
@@ -128,7 +129,7 @@ class Instance:
         return Gpu(
             name=backend.name,
             kind=backend.kind,
-            models=self._models,
+            models=self.models,
             free=free,
             rests_s=rests_s,
             keeps=backend.keeps,

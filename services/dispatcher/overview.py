@@ -3,6 +3,9 @@
 The one rule: a slot is free when its lease says so, whoever had it, and its backend lets it be used.
 """
 
+from collections.abc import Callable
+from datetime import datetime
+
 from schemas.ids import BackendId
 from schemas.lease import Claim
 from services import clock
@@ -22,9 +25,10 @@ class Overview:
 
     def gpus(self) -> list[Gpu]:
         """Give every instance that may be given work, its busy slots too."""
-        widths = self._registry.widths()
+        now = clock.now()
+        widths = self._registry.widths(now)
         return [
-            self._gpu(instance, width)
+            self._gpu(instance, width, now)
             for name, instance in self._registry.instances.items()
             if (width := widths[name])
         ]
@@ -34,13 +38,21 @@ class Overview:
         """Whether there is anything to match at all."""
         return any(self.is_free(slot) for one in self._registry.instances.values() for slot in one.slots)
 
-    def _gpu(self, instance: Instance, width: int) -> Gpu:
-        free = [slot for slot in instance.slots if self.is_free(slot)]
-        busy = [slot for slot in instance.slots if slot not in free]
-        return instance.gpu(
-            free=tuple(slot.number for slot in free if slot.number < width),
-            rests_s=tuple(self._rest_s(slot) for slot in busy),
+    def could_begin(self, waits: Callable[[Instance], bool]) -> bool:
+        """Whether there is a free slot for anything that waits: quickly, since mostly there is none."""
+        return any(
+            instance.in_service and waits(instance) and any(map(self.is_free, instance.slots))
+            for instance in self._registry.instances.values()
         )
+
+    def _gpu(self, instance: Instance, width: int, now: datetime) -> Gpu:
+        free, rests_s = [], []
+        for slot in instance.slots:
+            if not self.is_free(slot):
+                rests_s.append(self._rest_s(slot, now))
+            elif slot.number < width:
+                free.append(slot.number)
+        return instance.gpu(free=tuple(free), rests_s=tuple(rests_s))
 
     def is_free(self, slot: Slot) -> bool:
         """Whether work could begin there at once."""
@@ -53,11 +65,11 @@ class Overview:
     def free_slot(self, backend: BackendId) -> Slot | None:
         """Give a slot of that backend that may be given work and is free."""
         instance = self._registry.instances.get(backend)
-        width = self._registry.widths().get(backend, 0)
+        width = self._registry.widths(clock.now()).get(backend, 0)
         slots = instance.slots[:width] if instance else ()
         return next((slot for slot in slots if self.is_free(slot)), None)
 
-    def _rest_s(self, slot: Slot) -> float:
+    def _rest_s(self, slot: Slot, now: datetime) -> float:
         sighting = self._leases.sighting(slot.key)
         lease = slot.held.lease if slot.held else sighting.lease if sighting else None
-        return rest_s(lease, clock.now(), self._settings.unknown_run_s)
+        return rest_s(lease, now, self._settings.unknown_run_s)

@@ -108,6 +108,11 @@ class Parking:
         """Take in that pauses have changed, of whatever lanes."""
         self._changed.update(self._lots)
 
+    @property
+    def backends(self) -> set[BackendId]:
+        """Give those for which something is parked."""
+        return {lot.backend for lot in self._lots.values()}
+
     def with_models(self, gpus: Sequence[Gpu]) -> Sequence[Gpu]:
         """Give GPUs with the models that lots ask for."""
         return [self._with_lots(gpu) for gpu in gpus] if self._lots else gpus

@@ -4,14 +4,14 @@ The one rule: an instance is here exactly while the bucket has it and does not c
 """
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import aiohttp
 
 from schemas import fleet, registry
 from schemas.ids import BackendId
 from schemas.registry import Wanted
-from schemas.subjects import BACKENDS
+from schemas.subjects import BACKENDS, slot_of
 from services.bus.buckets import Bucket
 from services.bus.connection import Bus
 from services.dispatcher.fleet import Fleet
@@ -59,11 +59,11 @@ class Registry:
 
     def resumes(self, key: str) -> bool:
         """Whether what was begun under a lease can be found again on its backend."""
-        backend, _, number = key.rpartition(".")
-        instance = self.instances.get(BackendId(backend))
+        backend, number = slot_of(key) or (None, 0)
+        instance = self.instances.get(backend) if backend else None
         if instance is None or instance.adapter is None or not instance.adapter.resumes:
             return False
-        return number.isdecimal() and int(number) < len(instance.slots)
+        return number < len(instance.slots)
 
     def expected_s(self, gpu: Gpu, model: str, units: float) -> float | None:
         """Give how long a run should take, with the load of a cold model; None while nothing is known."""
@@ -73,13 +73,13 @@ class Registry:
         known = Estimates(others, self._settings.model_load_s)
         return known.load_s(gpu, model, gpu.learned.warm) + known.run_s(gpu, model, units)
 
-    def widths(self) -> dict[BackendId, int]:
-        """Give how many slots of each instance may be given work now."""
-        widths = {name: one.width(last=False) for name, one in self.instances.items()}
+    def widths(self, now: datetime) -> dict[BackendId, int]:
+        """Give how many slots of each instance may be given work."""
+        widths = {name: one.width(now, last=False) for name, one in self.instances.items()}
         kinds = {self.instances[name].backend.kind for name, width in widths.items() if width}
         for name, one in self.instances.items():
             if one.backend.kind not in kinds:
-                widths[name] = one.width(last=True)
+                widths[name] = one.width(now, last=True)
         return widths
 
     async def follow(self) -> None:

@@ -4,7 +4,7 @@ The one rule: the new slot is leased before the old one is left.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from schemas.events import Decision
 from schemas.ids import BackendId
@@ -13,8 +13,9 @@ from schemas.requests import AnySubmission
 from schemas.subjects import Lane
 from services import clock
 from services.bus.tickets import Ticket
-from services.dispatcher.instances import Seat, Slot
+from services.dispatcher.instances import Instance, Seat, Slot
 from services.dispatcher.overview import Overview
+from services.dispatcher.parking import Parking
 from services.dispatcher.placing import able_gpus, better_place
 from services.dispatcher.registry import Registry
 from services.leases import Leases
@@ -42,11 +43,17 @@ class Seating:
         """Those that take work, busy and free."""
         return self._overview.gpus()
 
-    def choose(
-        self, turns: Turns, with_models: Callable[[Sequence[Gpu]], Sequence[Gpu]], now: float
-    ) -> Choice | None:
-        """Say which lane is served next and where, None for none now; ``with_models``: of ``Parking``."""
-        return self._match(turns, with_models(self.gpus), now) if turns.any_wait else None
+    def choose(self, turns: Turns, parking: Parking, now: float) -> Choice | None:
+        """Say which lane is served next and where, None for none now."""
+        parked = parking.backends
+
+        def waits(instance: Instance) -> bool:
+            backend = instance.backend
+            return backend.name in parked or turns.waits(backend.kind, instance.models.keys())
+
+        if not turns.any_wait or not self._overview.could_begin(waits):
+            return None
+        return self._match(turns, parking.with_models(self.gpus), now)
 
     def take(self, choice: Choice, turn: int) -> Seat:
         """Keep the slot of a choice from other work here."""

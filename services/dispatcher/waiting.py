@@ -91,7 +91,7 @@ class Waiting:
             self._parking.review()
         self._turns.admit(self._board.changes(now, self._control.paused))
         self._turns.admit(self._parking.changes(self._control.paused))
-        choice = self._seating.choose(self._turns, self._parking.with_models, now)
+        choice = self._seating.choose(self._turns, self._parking, now)
         if choice is not None:
             self._turns.serve(choice.lane, choice.seconds)
         return choice

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
+from schemas.ids import ANY_MODEL
 from schemas.requests import Priority
 from schemas.subjects import Lane
 from services.scheduling.accounts import Accounts
@@ -120,6 +121,8 @@ class _Field:
         self._ranks: dict[tuple[float, str], Ranked[Lane]] = {}
         self._rank_of: dict[Lane, tuple[float, str]] = {}
         self._at_work: Counter[str] = Counter()
+        self.models: Counter[str] = Counter()
+        """How many lines ask for each; those that none asks for any more are not in it."""
         self.lines: dict[Lane, Line] = {}
         self.lanes: Accounts[Lane] = Accounts(_queue)
         self.shares: Accounts[str] = Accounts(str)
@@ -139,6 +142,11 @@ class _Field:
             if known is None:
                 came.append(lane)
         self.lanes.admit(came, gone)
+        self.models.update(lane.model for lane in came)
+        for lane in gone:
+            self.models[lane.model] -= 1
+            if not self.models[lane.model]:
+                del self.models[lane.model]
         before = self._priorities
         self._at_work.update(lane.priority for lane in came)
         self._at_work.subtract(lane.priority for lane in gone)
@@ -208,6 +216,11 @@ class Turns:
     @property
     def any_wait(self) -> bool:
         return any(field.lines for field in self._field_of.values())
+
+    def waits(self, kind: str, models: Iterable[str]) -> bool:
+        """Say whether anything waits for one of these models, or for any."""
+        asked = self._field_of[kind].models
+        return bool(asked) and (ANY_MODEL in asked or not asked.keys().isdisjoint(models))
 
     def lines(self, kind: str) -> Mapping[Lane, Line]:
         """Give the lanes of one kind that have work."""

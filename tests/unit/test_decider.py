@@ -244,25 +244,25 @@ def test_hand_backs_wait_ever_longer_and_a_backend_may_ask_for_some_more(
 def test_a_retry_goes_elsewhere_for_a_while_where_there_is_another() -> None:
     waiting = task(*RETRYING)
 
-    assert prefers_elsewhere(waiting, GPU, others=True, now=at(30))
-    assert prefers_elsewhere(waiting, GPU, others=True, now=at(39.9))
-    assert not prefers_elsewhere(waiting, GPU, others=True, now=at(40))
-    assert not prefers_elsewhere(waiting, GPU, others=False, now=at(30))
-    assert not prefers_elsewhere(waiting, "image-2", others=True, now=at(30))
+    assert prefers_elsewhere(waiting, GPU, others=lambda: True, now=at(30))
+    assert prefers_elsewhere(waiting, GPU, others=lambda: True, now=at(39.9))
+    assert not prefers_elsewhere(waiting, GPU, others=lambda: True, now=at(40))
+    assert not prefers_elsewhere(waiting, GPU, others=lambda: False, now=at(30))
+    assert not prefers_elsewhere(waiting, "image-2", others=lambda: True, now=at(30))
 
 
 def test_a_task_that_was_handed_back_goes_elsewhere_too() -> None:
     back = task(submitted(), started(), requeued())
 
-    assert prefers_elsewhere(back, GPU, others=True, now=at(5))
-    assert not prefers_elsewhere(back, GPU, others=True, now=at(15))
+    assert prefers_elsewhere(back, GPU, others=lambda: True, now=at(5))
+    assert not prefers_elsewhere(back, GPU, others=lambda: True, now=at(15))
 
 
 def test_only_a_failure_is_a_reason_to_go_elsewhere() -> None:
     stopped = handed_back(task(*RUNNING), "shutdown", now=at(4)).event
 
-    assert not prefers_elsewhere(task(submitted()), GPU, others=True, now=at(5))
-    assert not prefers_elsewhere(task(*RUNNING, stopped), GPU, others=True, now=at(5))
+    assert not prefers_elsewhere(task(submitted()), GPU, others=lambda: True, now=at(5))
+    assert not prefers_elsewhere(task(*RUNNING, stopped), GPU, others=lambda: True, now=at(5))
 
 
 def test_the_backend_that_counts_is_the_last_one() -> None:
@@ -272,5 +272,5 @@ def test_the_backend_that_counts_is_the_last_one() -> None:
 
     assert isinstance(step, Again)
     waiting = task(*RETRYING, second, step.event)
-    assert prefers_elsewhere(waiting, "image-2", others=True, now=at(41))
-    assert not prefers_elsewhere(waiting, GPU, others=True, now=at(41))
+    assert prefers_elsewhere(waiting, "image-2", others=lambda: True, now=at(41))
+    assert not prefers_elsewhere(waiting, GPU, others=lambda: True, now=at(41))

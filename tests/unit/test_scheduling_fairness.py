@@ -226,6 +226,21 @@ def test_kinds_do_not_compete() -> None:
     assert Counter(serve(turns, fresh, 100.0) for _ in range(4)) == {A: 2, B: 2}
 
 
+@given(
+    rounds=st.lists(st.sets(st.sampled_from("xyzw")), min_size=1, max_size=8),
+    owned=st.sets(st.sampled_from("xyz")),
+)
+def test_what_waits_for_any_of_some_models_is_known_whatever_came_and_went(
+    rounds: list[set[str]], owned: set[str]
+) -> None:
+    turns = Turns()
+    for models in rounds:
+        wanted = [model.replace("w", "any") for model in models]
+        turns.admit_only("image", [line(lane(n, model=model)) for model in wanted for n in (0, 1)])
+        assert turns.waits("image", owned) == ("any" in wanted or not owned.isdisjoint(wanted))
+        assert not turns.waits("speech", owned)
+
+
 def test_queues_on_gpus_of_unequal_speed_do_not_lock_out_one_that_comes_between_them() -> None:
     turns = Turns()
     fast, slow, both = lane(0, model="fast"), lane(0, model="slow"), lane(0, model="any")

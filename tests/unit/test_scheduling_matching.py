@@ -271,6 +271,24 @@ def test_however_it_is_laid_out_work_that_waits_gets_a_gpu_when_all_are_free(
     assert chosen(lines, [replace(g, free=(0,), rests_s=()) for g in gpus]) is not None
 
 
+@given(
+    models=st.lists(st.sampled_from(["x", "y", "z", "any"]), max_size=4),
+    gpus=st.lists(st.tuples(st.sets(st.sampled_from("xyz")), st.booleans()), max_size=4),
+    policy=st.sampled_from(sorted(POLICIES)),
+)
+def test_nothing_begins_where_no_free_gpu_has_a_model_that_is_waited_for(
+    models: list[str], gpus: list[tuple[set[str], bool]], policy: str
+) -> None:
+    made = [
+        gpu(f"g{n}", None if free else 5.0, models=dict(zip(owned, owned, strict=True)))
+        for n, (owned, free) in enumerate(gpus)
+    ]
+    turns = Turns()
+    found = chosen([line(model, number=n) for n, model in enumerate(models)], made, policy, turns)
+    could = any(each.free and turns.waits("image", each.models.keys()) for each in made)
+    assert could or found is None
+
+
 def test_a_call_never_lays_out_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "MOST_PLACED", 5)
     gpus = [gpu("cold", warm=("y",), s=100.0), gpu("warm", 1.0, s=0.001)]

@@ -32,6 +32,18 @@ def test_the_grammar_of_subjects() -> None:
     assert subjects.lease_key(BackendId("image-1"), 0) == "image-1.0"
 
 
+@given(TOKEN, st.integers(0, 63))
+def test_a_slot_reads_back_from_the_key_of_its_lease(backend: str, slot: int) -> None:
+    key = subjects.lease_key(BackendId(backend), slot)
+
+    assert subjects.slot_of(key) == (backend, slot)
+
+
+@pytest.mark.parametrize("key", [subjects.SWEEPER, "image-1", "image-1.", ".1", "image-1.x", ""])
+def test_any_other_key_is_of_no_slot(key: str) -> None:
+    assert subjects.slot_of(key) is None
+
+
 @given(LANES, st.uuids(), st.sampled_from(list(TOKENS)), st.sampled_from(["task", "wake"]))
 def test_an_address_reads_back_from_its_subject(
     lane: Lane, task_id: object, event: type[TaskEvent], root: str
