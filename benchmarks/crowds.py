@@ -28,7 +28,7 @@ from services.gpusim.model import Fault, Job, Options, ProfileName
 DEPTHS: Final = (100, 1_000, 10_000, 100_000)
 TENANTS: Final = (10, 100, 1_000)
 QUEUES: Final = (10, 100, 1_000)
-FLEETS: Final = (2, 16, 64, 512)
+FLEETS: Final = (2, 16, 64)
 OF_SEVERAL: Final = 2_000
 """So many tasks wait, whoever's they are, and whatever model they are for."""
 MOST: Final = 1.2

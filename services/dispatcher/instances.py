@@ -209,6 +209,7 @@ class Instance:
 
     async def keep_probing(self, settings: Settings, leases: Leases) -> None:
         """Probe for ever; ``leases.changed`` is set when it can be given work, or no more."""
+        share = health.spread(self.backend.name)
         while True:
             self._look.clear()
             in_service = self.in_service
@@ -218,7 +219,7 @@ class Instance:
                 await self._remember(seen)
             if self.in_service != in_service:
                 leases.changed.set()
-            pause_s = self._pause_s(settings, busy=self._busy(leases))
+            pause_s, share = share * self._pause_s(settings, busy=self._busy(leases)), 1.0
             async with at_most(pause_s):
                 await self._look.wait()
                 # Something has changed while it was UP; what is not is given time to become so.

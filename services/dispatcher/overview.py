@@ -41,7 +41,7 @@ class Overview:
     def could_begin(self, waits: Callable[[Instance], bool]) -> bool:
         """Whether there is a free slot for anything that waits: quickly, since mostly there is none."""
         return any(
-            instance.in_service and waits(instance) and any(map(self.is_free, instance.slots))
+            waits(instance) and instance.in_service and any(map(self.is_free, instance.slots))
             for instance in self._registry.instances.values()
         )
 

@@ -1,5 +1,6 @@
 """How a backend is; busy is not dead."""
 
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -20,6 +21,7 @@ from services.dispatcher.policies.health import (
     probed,
     served,
     shown,
+    spread,
     stuck,
     suspended,
     told,
@@ -251,3 +253,9 @@ def test_word_that_a_backend_is_stuck_holds_as_long_as_it_is_said() -> None:
     assert shown(known, at(59)) is Condition.STUCK
     assert width(known, at(59), 4, last=True) == 0
     assert width(known, at(60), 4, last=False) == 1
+
+
+def test_a_fleet_is_not_probed_all_at_once() -> None:
+    tenths = Counter(int(10 * spread(f"image-{number}")) for number in range(1, 65))
+    assert set(tenths) == set(range(10))
+    assert max(tenths.values()) <= 13

@@ -5,6 +5,7 @@ The one rule: busy is not dead, and no error rate takes a backend out of use tha
 
 from datetime import datetime, timedelta
 from typing import Final
+from zlib import crc32
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -222,3 +223,11 @@ def next_probe_s(state: State, *, busy: bool, idle_s: float, busy_s: float) -> f
         return busy_s if busy else idle_s
     doublings = min(_DOUBLINGS, max(0, state.strikes - 1, state.refusals - 1))
     return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * (1 << doublings))
+
+
+def spread(name: str) -> float:
+    """Give the part of its first pause, below 1, after which a backend is probed for the second time.
+
+    All are probed at the start. Were they probed together for ever, tasks would wait for each such burst.
+    """
+    return crc32(name.encode()) / 2**32
