@@ -76,12 +76,13 @@ class Hub:
         self._told.append(told)
 
     def position(self) -> int:
-        """Give the last sequence handed to listeners, of the file that is read now.
+        """Give the last sequence handed to listeners, of the file that is read now and as far as that is.
 
-        ReadModelAwayError before there is any.
+        Of much that is new a page is handed on at once. ReadModelAwayError before there is any file.
         """
         if self._generation != self._model.generation:
             self._orient()
+        self._read()
         return self._last
 
     async def reached(self, sequence: int) -> bool:
@@ -120,16 +121,18 @@ class Hub:
                 if number % _AT_ONCE == _AT_ONCE - 1:
                     await asyncio.sleep(0)
 
+    def _read(self) -> bool:
+        """Hand on what is new, a page at most; True when there may be more."""
+        rows = self._model.rows(readmodel.EVENTS_BETWEEN, self._last, ENDLESS, PAGE)
+        if self._generation != self._model.generation:
+            self._orient()
+            return True
+        for row in rows:
+            self._give(row)
+        return len(rows) == PAGE
+
     async def _advance(self) -> None:
-        while True:
-            rows = self._model.rows(readmodel.EVENTS_BETWEEN, self._last, ENDLESS, PAGE)
-            if self._generation != self._model.generation:
-                self._orient()
-                continue
-            for row in rows:
-                self._give(row)
-            if len(rows) < PAGE:
-                break
+        while self._read():  # noqa: ASYNC110 - others have their turn between two pages
             await asyncio.sleep(0)
         for row in self._model.rows(readmodel.PROGRESS_AFTER, self._revision, PAGE):
             self._give_progress(row)

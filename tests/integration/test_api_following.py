@@ -6,11 +6,13 @@ import sqlite3
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from litestar.types import Message, Scope
 
 from schemas.erasure import erased
 from schemas.event_filters import EVERYTHING
 from schemas.task import fold
+from services.api import hub as hubs
 from services.api.following import EventStream, Sources
 from services.api.hub import Hub
 from services.api.listeners import Client, Topic
@@ -18,18 +20,22 @@ from services.api.queries import ReadModel
 from services.api.reads import Reads
 from services.api.windows import Windows
 from services.process import background
-from tests.builders import TASK, done, history, record, started, submitted
+from tests.builders import OTHER, TASK, done, history, record, started, submitted
 from tests.readmodels import folded, lived, made
 
 
-async def test_the_stream_of_a_task_that_is_erased_before_its_end_was_told_ends_too(tmp_path: Path) -> None:
+async def test_the_stream_of_a_task_that_is_erased_before_its_end_was_told_ends_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hubs, "PAGE", 1)  # so it is behind where the stream begins
     life = history(submitted(), started(), done())
+    another = record(submitted(), 3, task_id=OTHER)
     file = made(tmp_path / "m", life[:2])
     model = ReadModel(file, lambda: None)
     hub, topic = Hub(model, heartbeat_s=60), Topic(task=TASK)
     assert hub.position() == 2
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as database:
-        folded(database, [life[2], record(erased(fold(TASK, life), 1, "default"), 4)])
+        folded(database, [another, record(done(), 4), record(erased(fold(TASK, life), 1, "default"), 5)])
     client, windows = Client(10_000), Windows(model, hub)
     joined = windows.near(topic, 0)
     assert joined is not None

@@ -40,16 +40,30 @@ async def test_whoever_comes_has_the_events_read_at_once(
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as database:
         folded(database, life[2:])
 
-    async def position() -> int:
-        return hub.position()
+    async def was_read() -> bool:
+        return read.is_set()
 
     async with asyncio.timeout(5), background(hub.run()):
         hub.hint()
         await paused.wait()
         assert not read.is_set()
         if way == "waits":
-            assert await hub.waits.until(TASK, position, lambda reached: reached == 3, 5) == 3
+            assert await hub.waits.until(TASK, was_read, bool, 5)
         else:
             hub.open(Client(10_000))
             await read.wait()
+    await model.close()
+
+
+async def test_where_a_stream_begins_is_as_far_as_the_read_model_is(tmp_path: Path) -> None:
+    life = history(submitted(), started(), done())
+    file = made(tmp_path / "m", life[:1])
+    model, told = ReadModel(file, lambda: None), list[int]()
+    hub = Hub(model, heartbeat_s=60)
+    hub.tell(lambda row: told.append(row[0]))
+    assert hub.position() == 1
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as database:
+        folded(database, life[1:])
+    assert hub.position() == 3
+    assert told == [2, 3]
     await model.close()
