@@ -1,7 +1,7 @@
 """What grows with the number of tenants, of queues, of GPUs or of waiting tasks: nothing should.
 
 The one rule: the least crowd and a larger one are up at the same time and are asked in turns, so the noise
-of the machine hits both. Both queues stand behind a picture that hangs on their only GPU, since a paused
+of the machine hits both. Both queues stand behind a picture that hangs on the only GPU for them: a paused
 queue would cost less than one that waits; what was submitted as a sample is cancelled, and what was run is
 filled up again. Of all crowds as many are asked for by id, all over the line: who asks again costs less.
 """

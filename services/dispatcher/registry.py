@@ -59,8 +59,10 @@ class Registry:
 
     def resumes(self, key: str) -> bool:
         """Whether what was begun under a lease can be found again on its backend."""
-        backend, number = slot_of(key) or (None, 0)
-        instance = self.instances.get(backend) if backend else None
+        if (named := slot_of(key)) is None:
+            return False
+        backend, number = named
+        instance = self.instances.get(backend)
         if instance is None or instance.adapter is None or not instance.adapter.resumes:
             return False
         return number < len(instance.slots)
