@@ -59,6 +59,10 @@ class Board:
         known.waiting += 1
         self._heard[lane] += 1
 
+    def suspect(self, lane: Lane, now: float) -> None:
+        """Take in that a ticket may be back there: worth a pull, but not to wait for it."""
+        self._of(lane, now).check = True
+
     def ask(self) -> None:
         """Note that the server is about to be asked: what is heard from now on may not be in its answer."""
         self._heard.clear()

@@ -35,6 +35,8 @@ log = structlog.get_logger()
 
 _PAUSE: Final = timedelta(seconds=1)
 _CLEARED_S: Final = 1.0
+_LATE_S: Final = 0.25
+"""A busy server has a ticket back later than it was told to, by less than this."""
 
 
 class Waiting:
@@ -120,8 +122,9 @@ class Waiting:
         """Take in that a ticket is at work no more; of one that comes back the server will say nothing."""
         self.tickets.discard(ticket)
         if ticket.back_in is not None:
-            back_in_s = ticket.back_in.total_seconds()
-            asyncio.get_running_loop().call_later(back_in_s, self.hear, ticket.address.lane)
+            lane, back_in_s = ticket.address.lane, ticket.back_in.total_seconds()
+            asyncio.get_running_loop().call_later(back_in_s, self.hear, lane)
+            asyncio.get_running_loop().call_later(back_in_s + _LATE_S, self._look_again, lane)
 
     async def park(self, ticket: Ticket, submission: AnySubmission) -> None:
         """Keep a ticket until the backend that its task names has a slot for it."""
@@ -141,6 +144,10 @@ class Waiting:
     def ran(self, ticket: Ticket) -> None:
         """Take in that a ticket was run."""
         self._board.ran(ticket.address.lane, _now())
+
+    def _look_again(self, lane: Lane) -> None:
+        self._board.suspect(lane, _now())
+        self._changed.set()
 
     def _in_hand(self) -> Counter[Lane]:
         at_work = Counter(t.address.lane for t in self.tickets if not t.out_of_hand)

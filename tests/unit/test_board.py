@@ -63,6 +63,16 @@ def test_a_pull_waits_a_moment_for_what_is_expected_and_not_for_what_may_have_co
     assert board.take(TWO, 0) == 0
 
 
+def test_where_a_ticket_may_be_back_one_pull_looks_and_does_not_wait() -> None:
+    board = Board()
+    board.suspect(ONE, 0)
+
+    assert lanes(board) == [ONE]
+    assert not board.take(ONE, 0)
+    board.pulled(ONE, 0, found=False)
+    assert lanes(board) == []
+
+
 def test_an_empty_pull_corrects_a_wrong_hint() -> None:
     board = Board()
     board.refresh({ONE: Depth(5, 0)}, {}, 0)
