@@ -3,6 +3,7 @@
 The one rule: of a stored document and state only what is needed is decoded, since every read pays for it.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
@@ -117,12 +118,19 @@ def _times_of(task: Task) -> Times:
     )
 
 
+class Places(NamedTuple):
+    """How many are before some in a line, by their numbers: all of the first, far back a few."""
+
+    numbers: Sequence[int]
+    before: Sequence[int]
+
+
 class First(NamedTuple):
-    """The first in line of a kind. ``marks`` by priority, as of readmodel.MARKS."""
+    """The first in line of a kind. ``places`` by priority."""
 
     lineup: Lineup
     task_ids: Sequence[TaskId]
-    marks: Mapping[str, Sequence[int]]
+    places: Mapping[str, Places]
 
     def without(self, running: Container[TaskId]) -> "First":
         """Leave out who is known to run, though the read model does not know it yet."""
@@ -134,7 +142,7 @@ class First(NamedTuple):
         counts.subtract(Counter(task.lane.priority for task in self.lineup.first))
         counts.update(task.lane.priority for task, _ in left)
         lineup = replace(self.lineup, first=[task for task, _ in left], counts=counts)
-        return First(lineup, [task_id for _, task_id in left], self.marks)
+        return First(lineup, [task_id for _, task_id in left], self.places)
 
 
 async def first(model: ReadModel, kind: Kind, at: datetime) -> First:
@@ -142,14 +150,13 @@ async def first(model: ReadModel, kind: Kind, at: datetime) -> First:
     waiting: list[Waiting] = []
     task_ids: list[TaskId] = []
     counts: dict[str, int] = {}
-    marks: dict[str, Sequence[int]] = {}
+    places: dict[str, Places] = {}
     for priority in Priority:
         room = MOST - len(waiting)
         rows = await model.page(readmodel.FIRST_IN_LINE, (kind, priority, room))
-        if len(rows) < room:
-            marks[priority], counts[priority] = _numbers(rows[:: readmodel.MOST_COUNTED]), len(rows)
-        else:
-            marks[priority], counts[priority] = await _long(model, kind, priority)
+        places[priority], counts[priority] = Places(_numbers(rows), range(len(rows))), len(rows)
+        if len(rows) == room:
+            places[priority], counts[priority] = await _long(model, kind, priority, places[priority])
         for number, task_id, address, tenant, units, state in rows:
             due_s = _times(state).due_s(at) if state else 0.0
             lane = _lane(address.rpartition(".")[0])
@@ -159,16 +166,19 @@ async def first(model: ReadModel, kind: Kind, at: datetime) -> First:
     if len(waiting) < sum(counts.values()):
         rows = await model.page(readmodel.LANE_DEPTHS, ())
         lineup = replace(lineup, depths=dict(rows))
-    return First(lineup, task_ids, marks)
+    return First(lineup, task_ids, places)
 
 
-async def _long(model: ReadModel, kind: Kind, priority: Priority) -> tuple[Sequence[int], int]:
-    """Give the marks of a line that is not read as a whole, and how many are in it."""
+async def _long(model: ReadModel, kind: Kind, priority: Priority, first: Places) -> tuple[Places, int]:
+    """Give the places in a line of which only the ``first`` were read, and how many are in it."""
     marks = _numbers(await model.page(readmodel.MARKS, (kind, priority)))
     if not marks:
-        return marks, 0
+        return first, 0
     [(left,)] = await model.page(readmodel.BETWEEN, (kind, priority, marks[-1], ENDLESS))
-    return marks, readmodel.MOST_COUNTED * (len(marks) - 1) + left
+    known = bisect_right(marks, first.numbers[-1]) if first.numbers else 0
+    before = range(0, readmodel.MOST_COUNTED * len(marks), readmodel.MOST_COUNTED)
+    far = Places([*first.numbers, *marks[known:]], [*first.before, *before[known:]])
+    return far, before[-1] + left
 
 
 def _numbers(rows: Sequence[Row]) -> Sequence[int]:

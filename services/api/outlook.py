@@ -8,7 +8,7 @@ come to a short line is laid out as he asks.
 import asyncio
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -24,7 +24,7 @@ from schemas.subjects import Lane
 from schemas.task import FINAL, Status
 from services.api import in_line
 from services.api.hub import FINAL_TYPES
-from services.api.in_line import Facts, First
+from services.api.in_line import Facts, First, Places
 from services.api.moments import Moments
 from services.api.onlooking import Onlooking
 from services.api.queries import ReadModel, ReadModelAwayError, Row
@@ -42,6 +42,7 @@ _PATIENCE_S: Final = 0.25
 _AT_ONCE: Final = 20
 _SECOND: Final = timedelta(seconds=1)
 _LONGEST_RETRY_S: Final = 60
+_NOWHERE: Final = Places((), ())
 _IN_LINE: Final = frozenset({Status.QUEUED, Status.RETRYING})
 _QUEUEING: Final = frozenset({"task.submitted", "task.attempt_failed", "task.requeued"})
 
@@ -61,7 +62,7 @@ class _Look(Struct, frozen=True):
 
     at: datetime
     outlooks: dict[str, Outlook]
-    marks: Mapping[str, Mapping[str, Sequence[int]]]
+    places: Mapping[str, Mapping[str, Places]]
     waiting: bool
 
     def seconds(self, at: datetime) -> float:
@@ -139,8 +140,8 @@ class Foresight:
                 await asyncio.sleep(0)
             self._note_all(outlook, first, at)
             outlooks[kind] = outlook
-        marks = {str(kind): first.marks for kind, first in firsts.items()}
-        return _Look(at, outlooks, marks, any(first.task_ids for first in firsts.values()))
+        places = {str(kind): first.places for kind, first in firsts.items()}
+        return _Look(at, outlooks, places, any(first.task_ids for first in firsts.values()))
 
     def _note_all(self, outlook: Outlook, first: First, at: datetime) -> None:
         for task, task_id in zip(first.lineup.first, first.task_ids, strict=True):
@@ -177,17 +178,19 @@ class Foresight:
         return standing(None, _shown(self._scheduled(task), now), Why.SCHEDULED)
 
     def _position(self, task: Facts) -> int | None:
-        """Count from the head of the line, or from the last mark where that is too far."""
+        """Count from the head of the line, or from a place that is known where that is too far."""
         ahead, lane = task.ahead, task.lane
         if ahead is None or ahead < readmodel.MOST_COUNTED or self._look is None:
             return None if ahead is None else ahead + 1
-        marks = self._look.marks.get(lane.kind, {}).get(lane.priority, ())
-        last = bisect_right(marks, task.number) - 1
+        numbers, before = self._look.places.get(lane.kind, {}).get(lane.priority, _NOWHERE)
+        last = bisect_right(numbers, task.number) - 1
         if last < 0:
             return ahead + 1
-        row = self._model.row(readmodel.BETWEEN, lane.kind, lane.priority, marks[last], task.number)
-        since: int = row[0] if row else 0
-        return max(ahead, readmodel.MOST_COUNTED * last + since) + 1
+        place = before[last]
+        if numbers[last] != task.number:
+            row = self._model.row(readmodel.BETWEEN, lane.kind, lane.priority, numbers[last], task.number)
+            place += row[0] if row else 0
+        return max(ahead, place) + 1
 
     def _waiting(self, task: Facts, position: int | None, now: datetime) -> tuple[Why, datetime | None]:
         look, outlook = self._look, self._outlook(task.lane.kind)
