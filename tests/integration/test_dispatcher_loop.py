@@ -65,22 +65,8 @@ async def test_a_lane_that_was_found_empty_by_mistake_is_soon_looked_at_again(
     assert len(missed) == 1
 
 
-async def test_a_task_is_tried_again_when_its_time_has_come_and_not_when_lanes_are_looked_at(
-    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(depths, "REFRESH_S", 3600.0)
-    settings = replace(settings_for(nats_server, tmp_path), retry_base_s=0.5)
-    async with (
-        running(settings) as rig,
-        gpu(rig, "image-1") as bad,
-        beside(dispatcher.serve, settings),
-    ):
-        await bad.script(Fault.HTTP500, count=2)
-        await done(rig, await rig.submit())
-
-
-@pytest.mark.parametrize("late_s", [0.06, 0.2])
-async def test_a_task_is_soon_tried_again_where_a_busy_server_has_its_ticket_back_late(
+@pytest.mark.parametrize("late_s", [0.0, 0.06, 0.2])
+async def test_a_task_is_tried_again_once_its_time_has_come_also_where_a_busy_server_is_late(
     nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late_s: float
 ) -> None:
     give_back = Ticket.give_back
