@@ -160,7 +160,7 @@ async def test_a_backend_that_is_busy_is_still_ready_or_silent(rig: Rig) -> None
     async with asyncio.TaskGroup() as group:
         group.create_task(finished(rig.adapter.call(job(rig))))
         await rig.held()
-        probed = await rig.adapter.probe(2.0 if rig.answers_busy else 0.2)
+        probed = await rig.adapter.probe(2.0 if rig.answers_busy else 1.0)
         assert isinstance(probed, Ready if rig.answers_busy else Silent)
         await rig.release()
 

@@ -99,7 +99,7 @@ async def test_a_server_that_says_nothing_is_silent_and_not_down(
 ) -> None:
     async with silent() as url:
         adapter = adapter_at(session, url, protocol)
-        assert await adapter.probe(0.2) == Silent()
+        assert await adapter.probe(1.0) == Silent()
 
 
 @pytest.mark.parametrize("protocol", Protocol)
