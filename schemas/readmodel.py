@@ -165,7 +165,8 @@ FROM tasks WHERE kind = ? AND priority = ? AND status IN ('QUEUED', 'RETRYING') 
 # SQLite skips those between two marks, in a quarter of the time of reading all, and no thread waits for it.
 MARKS: Final = f"""
 WITH RECURSIVE marks(number) AS (
-    SELECT min(number) FROM tasks WHERE kind = ?1 AND priority = ?2 AND status IN ('QUEUED', 'RETRYING')
+    SELECT min(number) FROM tasks
+    WHERE kind = ?1 AND priority = ?2 AND status IN ('QUEUED', 'RETRYING') AND number >= ?3
     UNION ALL
     SELECT (SELECT t.number FROM tasks t
             WHERE t.kind = ?1 AND t.priority = ?2 AND t.status IN ('QUEUED', 'RETRYING')
@@ -174,7 +175,7 @@ WITH RECURSIVE marks(number) AS (
     FROM marks m WHERE m.number IS NOT NULL)
 SELECT number FROM marks WHERE number IS NOT NULL
 """  # noqa: S608 - as above
-"""The first number in a line, and each that is MOST_COUNTED further on."""
+"""The first number in a line from a given one on, and each that is MOST_COUNTED further on."""
 BETWEEN: Final = """
 SELECT count(*) FROM tasks
 WHERE kind = ? AND priority = ? AND status IN ('QUEUED', 'RETRYING') AND number >= ? AND number < ?

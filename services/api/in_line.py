@@ -3,7 +3,6 @@
 The one rule: of a stored document and state only what is needed is decoded, since every read pays for it.
 """
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
@@ -171,14 +170,14 @@ async def first(model: ReadModel, kind: Kind, at: datetime) -> First:
 
 async def _long(model: ReadModel, kind: Kind, priority: Priority, first: Places) -> tuple[Places, int]:
     """Give the places in a line of which only the ``first`` were read, and how many are in it."""
-    marks = _numbers(await model.page(readmodel.MARKS, (kind, priority)))
+    *before_last, last = first.numbers or (0,)
+    marks = _numbers(await model.page(readmodel.MARKS, (kind, priority, last)))
     if not marks:
-        return first, 0
+        return first, len(first.numbers)
     [(left,)] = await model.page(readmodel.BETWEEN, (kind, priority, marks[-1], ENDLESS))
-    known = bisect_right(marks, first.numbers[-1]) if first.numbers else 0
-    before = range(0, readmodel.MOST_COUNTED * len(marks), readmodel.MOST_COUNTED)
-    far = Places([*first.numbers, *marks[known:]], [*first.before, *before[known:]])
-    return far, before[-1] + left
+    known, step = len(before_last), readmodel.MOST_COUNTED
+    before = [*range(known), *range(known, known + step * len(marks), step)]
+    return Places([*before_last, *marks], before), before[-1] + left
 
 
 def _numbers(rows: Sequence[Row]) -> Sequence[int]:

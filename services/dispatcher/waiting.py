@@ -122,9 +122,10 @@ class Waiting:
         """Take in that a ticket is at work no more; of one that comes back the server will say nothing."""
         self.tickets.discard(ticket)
         if ticket.back_in is not None:
-            lane, back_in_s = ticket.address.lane, ticket.back_in.total_seconds()
-            asyncio.get_running_loop().call_later(back_in_s, self.hear, lane)
-            asyncio.get_running_loop().call_later(back_in_s + _LATE_S, self._look_again, lane)
+            loop, lane = asyncio.get_running_loop(), ticket.address.lane
+            back_in_s = ticket.back_in.total_seconds()
+            loop.call_later(back_in_s, self.hear, lane)
+            loop.call_later(back_in_s + _LATE_S, self._look_again, lane)
 
     async def park(self, ticket: Ticket, submission: AnySubmission) -> None:
         """Keep a ticket until the backend that its task names has a slot for it."""
